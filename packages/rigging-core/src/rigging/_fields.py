@@ -1,0 +1,156 @@
+"""Values of a model's fields, to and from the options of an identifier.
+
+How a value is written follows from its field's JSON schema, so it holds for the fields
+of any generator: text and numbers as they are, a list of these with ``;``, and
+everything else as JSON. Pydantic converts what was read to the field's own type.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+from pydantic_core import PydanticSerializationError
+
+from rigging._model import Model, field_names
+from rigging.error import InvalidGeneratorError
+from rigging.identifier import (
+    decode_any,
+    decode_list,
+    decode_text,
+    encode_any,
+    encode_list,
+    encode_text,
+)
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+__all__ = ["Option", "options_of", "write_options"]
+
+_Kind: TypeAlias = Literal["text", "list", "any"]
+_SCALARS = {"string", "number", "integer", "boolean"}
+
+
+class Option(NamedTuple):
+    """How one field is written in an identifier."""
+
+    field: str
+    kind: _Kind
+    nullable: bool
+    secret: bool
+
+    def read(self, raw: str) -> Any:
+        """Decode a value; pydantic then converts it.
+
+        Raises:
+            ValueError: If ``raw`` is not decodable.
+        """
+        if self.nullable and raw == "null":
+            return None
+        match self.kind:
+            case "text":
+                return decode_text(raw)
+            case "list":
+                return decode_list(raw)
+            case "any":
+                return decode_any(raw)
+
+    def write(self, value: Any) -> str:
+        """Encode a value that pydantic has made JSON of."""
+        if value is None:
+            return "null"
+        match self.kind:
+            case "text":
+                return _scalar(value)
+            case "list":
+                return encode_list(map(_plain, value))
+            case "any":
+                return encode_any(value)
+
+
+@functools.cache
+def options_of(cls: type[Model]) -> dict[str, Option]:
+    """Return the options that a model's fields take, by each name they may be given."""
+    return {
+        alias: option
+        for name, field in cls.model_fields.items()
+        for option in [_option(name, field)]
+        for alias in field_names(name, field)
+    }
+
+
+def write_options(model: Model, names: set[str]) -> dict[str, str]:
+    """Encode the named fields that differ from their defaults; secrets are left out.
+
+    Raises:
+        InvalidGeneratorError: If a value cannot be written as JSON.
+    """
+    fields = type(model).model_fields
+    changed = {
+        name
+        for name in names
+        if getattr(model, name) != fields[name].get_default(call_default_factory=True)
+    }
+    try:
+        values = model.model_dump(mode="json", include=changed)
+    except PydanticSerializationError as error:
+        raise InvalidGeneratorError(
+            f"{type(model).__name__} cannot be written as an identifier: {error}"
+        ) from error
+    options = options_of(type(model))
+    # In the order of declaration: an identifier does not depend on what was set first.
+    return {
+        name: options[name].write(values[name])
+        for name in fields
+        if name in values and not options[name].secret
+    }
+
+
+def _option(name: str, field: FieldInfo) -> Option:
+    try:
+        schema = TypeAdapter(field.rebuild_annotation()).json_schema(mode="serialization")
+    except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
+        return Option(name, "any", nullable=False, secret=field.exclude is True)
+    branches = [_resolved(branch, schema) for branch in schema.get("anyOf", [schema])]
+    values = [branch for branch in branches if branch.get("type") != "null"]
+    secret = field.exclude is True or any(branch.get("writeOnly") for branch in values)
+    return Option(name, _kind(values, schema), len(values) < len(branches), secret)
+
+
+def _kind(branches: list[dict[str, Any]], schema: dict[str, Any]) -> _Kind:
+    if len(branches) != 1:
+        return "any"
+    (branch,) = branches
+    if _is_scalar(branch):
+        return "text"
+    if branch.get("type") == "array" and _is_scalar(_resolved(branch.get("items", {}), schema)):
+        return "list"
+    return "any"
+
+
+def _is_scalar(schema: dict[str, Any]) -> bool:
+    if schema.get("type") not in _SCALARS:
+        return False
+    # Pydantic does not turn the text "8" into the choice 8.
+    return schema["type"] == "string" or not schema.keys() & {"enum", "const"}
+
+
+def _resolved(branch: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in branch:
+        return branch
+    name = branch["$ref"].rpartition("/")[2]
+    found: dict[str, Any] = schema["$defs"][name]
+    return found
+
+
+def _scalar(value: Any) -> str:
+    return encode_text(_plain(value))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else repr(value)

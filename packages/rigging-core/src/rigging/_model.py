@@ -1,0 +1,147 @@
+"""The pydantic base of Rigging's models, and its errors in our own words.
+
+Pydantic's `ValidationError` names neither the nearest field nor what to do, and repeats
+the input, which may be a key. `Model` raises the error of our tree that its subclass
+names instead, wherever a user constructs one directly.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
+
+from rigging._text import nearest
+from rigging.error import InvalidValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+__all__ = ["Model", "field_names", "is_secret"]
+
+# Pydantic's error types -> what was expected, in the words of a user.
+_EXPECTED: Final[Mapping[str, str]] = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "int_type": "an integer",
+    "list_type": "a list",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+_SHOWN: Final = 40  # characters of a refused value in a message
+_SECRET_WORDS: Final = ("authorization", "credential", "password", "secret")
+_SECRET_ENDINGS: Final = ("apikey", "accesskey", "privatekey", "token")
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a field or key of this name holds what must never be shown."""
+    plain = name.lower().replace("_", "").replace("-", "")
+    return plain.endswith(_SECRET_ENDINGS) or any(word in plain for word in _SECRET_WORDS)
+
+
+def field_names(name: str, field: FieldInfo) -> list[str]:
+    """Return the names under which a field may be given, its own first."""
+    alias = field.validation_alias
+    others = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return list(dict.fromkeys([name, *(other for other in others if isinstance(other, str))]))
+
+
+class Model(BaseModel):
+    """A pydantic model whose constructor raises the error that ``error_class`` names."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+        # As null, which pydantic writes by default, an infinity would not come back.
+        ser_json_inf_nan="constants",
+        validate_by_alias=True,
+        validate_by_name=True,
+    )
+
+    error_class: ClassVar[type[InvalidValueError]] = InvalidValueError
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            # From None: the original repeats what we have just said, with the input in it.
+            raise self.refusal(error) from None
+
+    @classmethod
+    def refusal(cls, error: ValidationError) -> InvalidValueError:
+        """Return the error that tells a user of this class what pydantic found."""
+        found = _faults(cls, error)
+        return cls.error_class(f"{cls.__name__}: {'; '.join(text for _, text in found)}", found)
+
+
+def _faults(cls: type[BaseModel], error: ValidationError) -> list[tuple[str, str]]:
+    """Put pydantic's complaints into our words: one (field, text) per field."""
+    by_field: defaultdict[str, list[ErrorDetails]] = defaultdict(list)
+    for detail in error.errors(include_url=False):
+        by_field[str(detail["loc"][0]) if detail["loc"] else ""].append(detail)
+    return [(field, _explain(cls, field, group)) for field, group in by_field.items()]
+
+
+def _explain(cls: type[BaseModel], field: str, details: list[ErrorDetails]) -> str:
+    kinds = {detail["type"] for detail in details}
+    names = list(_all_names(cls))
+    if "extra_forbidden" in kinds and len(details[0]["loc"]) == 1:
+        near = nearest(field, names)
+        hint = f"did you mean {near!r}? " if near else ""
+        return f"unknown field {field!r}; {hint}(fields: {', '.join(names)})"
+    if "missing" in kinds and len(details[0]["loc"]) == 1:
+        return f"{field} is required"
+    # A union complains once per branch: the branch that got furthest is the one meant.
+    depth = max(len(detail["loc"]) for detail in details)
+    meant = [detail for detail in details if len(detail["loc"]) == depth]
+    return (
+        _place(field, meant[0])
+        + " or ".join(dict.fromkeys(map(_expected, meant)))
+        + _given(field, meant[0])
+    )
+
+
+def _all_names(cls: type[BaseModel]) -> Iterator[str]:
+    for name, field in cls.model_fields.items():
+        yield from field_names(name, field)
+
+
+def _place(field: str, detail: ErrorDetails) -> str:
+    indices = [f"[{part}]" for part in detail["loc"][1:] if isinstance(part, int)]
+    return f"{field}{''.join(indices)}: " if field else ""
+
+
+def _expected(detail: ErrorDetails) -> str:
+    kind = detail["type"]
+    if kind == "value_error":  # raised by a validator of ours: already in our words
+        return str(detail["ctx"]["error"])
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}"
+    return detail["msg"].replace("Input should be", "expected", 1)
+
+
+def _given(field: str, detail: ErrorDetails) -> str:
+    if detail["type"] == "value_error":
+        return ""
+    value = detail["input"]
+    if any(is_secret(name) for name in _strings([field, *detail["loc"]])):
+        return ""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        shown = repr(value)
+        return f", got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'}"
+    return f", got {type(value).__name__}"
+
+
+def _strings(parts: Iterable[object]) -> Iterator[str]:
+    return (part for part in parts if isinstance(part, str))

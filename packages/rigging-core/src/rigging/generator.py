@@ -1,0 +1,421 @@
+"""Generators, and the strings that name them.
+
+A `Generator` is anything that continues conversations or texts: a local model, an
+endpoint, a function. Subclass it, implement `generate_messages`, `generate_texts` or
+both, and every pipeline runs it; `register_generator` or an entry point of the group
+``rigging.generators`` gives it a name that `get_generator` understands.
+
+The classes of installed providers can be had here by their own name, without core
+knowing them: ``rigging.generator.LiteLLMGenerator`` is whatever installed entry point
+ends in that name, imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from rigging._fields import options_of, write_options
+from rigging._model import Model
+from rigging._text import nearest
+from rigging.chat import ChatPipeline
+from rigging.completion import CompletionPipeline
+from rigging.error import (
+    InvalidGeneratorError,
+    InvalidIdentifierError,
+    InvalidMessageError,
+    InvalidParamsError,
+    UnregisteredGeneratorError,
+)
+from rigging.identifier import Identifier, decode_any, encode_any, is_provider_name
+from rigging.message import Message, MessageLike
+from rigging.params import GenerateParams
+from rigging.registry import PLUGIN_API, Registration, registry
+from rigging.result import GeneratedMessage, GeneratedText
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "DEFAULT_PROVIDER",
+    "GenerateParams",
+    "GeneratedMessage",
+    "GeneratedText",
+    "Generator",
+    "get_generator",
+    "get_identifier",
+    "register_generator",
+]
+
+#: The provider of an identifier that names none; ``RIGGING_DEFAULT_PROVIDER`` overrides it.
+DEFAULT_PROVIDER: Final = "litellm"
+
+_OWN_FIELDS: Final = frozenset({"model", "api_key", "params"})
+
+_SelfT = TypeVar("_SelfT", bound="Generator")
+
+
+class Generator(Model):
+    """Base class of everything that continues conversations or texts.
+
+    The contract, which `rigging.testing.GeneratorContract` checks: one result per input,
+    in order; an exception in the returned list is that item's failure and nobody else's;
+    each item has its own params, which override what the generator holds
+    (``self.params.merge_with(own)``); nothing is mutated; the event loop is never blocked.
+
+    ``batch_size``, an attribute or a field of the subclass, says how many requests one
+    call may carry: None, or no such attribute, all that are waiting; 1 each on its own,
+    concurrently (remote services); n groups of up to n.
+
+    Attributes:
+        model: Which model, in the provider's own terms.
+        api_key: The key, if one is needed. It is never dumped, shown or pickled.
+        params: Generation parameters that hold unless a call overrides them.
+
+    Raises:
+        InvalidGeneratorError: If a field is unknown or a value does not fit.
+
+    Example:
+        >>> class Shout(Generator):
+        ...     mark: str = "!"
+        ...     async def generate_messages(self, messages, params):
+        ...         return [
+        ...             GeneratedMessage.from_text(conversation[-1].text.upper() + self.mark)
+        ...             for conversation in messages
+        ...         ]
+        >>> registration = register_generator("shout", Shout)
+        >>> get_generator("shout!loud,mark=?").to_identifier()
+        'shout!loud,mark=?'
+        >>> registration.undo()
+    """
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    error_class: ClassVar[type[InvalidGeneratorError]] = InvalidGeneratorError
+
+    #: The version of the plugin contract that the class was written for.
+    plugin_api: ClassVar[int] = PLUGIN_API
+
+    # Without a value here, so that a subclass may also make it a field.
+    batch_size: ClassVar[int | None]
+
+    model: str = Field(min_length=1)
+    api_key: str | None = Field(default=None, repr=False, exclude=True)
+    params: GenerateParams = Field(default_factory=GenerateParams)
+
+    # -- For users -----------------------------------------------------------------------
+
+    def chat(
+        self,
+        messages: MessageLike | Sequence[MessageLike] = (),
+        params: GenerateParams | None = None,
+    ) -> ChatPipeline:
+        """Start a conversation.
+
+        Args:
+            messages: A str (what the user says), a message, a dict in OpenAI's shape, or a
+                sequence of these.
+            params: Override the generator's own, field by field.
+
+        Raises:
+            InvalidMessageError: If something in ``messages`` is no message.
+        """
+        return ChatPipeline(
+            self, tuple(Message.fit_as_list(messages)), GenerateParams().merge_with(params)
+        )
+
+    def complete(self, text: str, params: GenerateParams | None = None) -> CompletionPipeline:
+        """Start a text that is to be continued.
+
+        Args:
+            text: The prompt; it is sent exactly as given.
+            params: Override the generator's own, field by field.
+
+        Raises:
+            InvalidMessageError: If ``text`` is no str.
+        """
+        if not isinstance(text, str):
+            raise InvalidMessageError(
+                f"complete() takes a str, got {type(text).__name__}; conversations go to chat()"
+            )
+        return CompletionPipeline(self, text, GenerateParams().merge_with(params))
+
+    def to_identifier(self, params: GenerateParams | None = None, *, short: bool = False) -> str:
+        """Return the string that leads back to this generator, without its key.
+
+        Args:
+            params: Override the generator's own params in the string.
+            short: Stop after the model.
+
+        Raises:
+            UnregisteredGeneratorError: If no provider name leads to the class.
+            InvalidGeneratorError: If a field holds what cannot be written.
+        """
+        name = registry.name_of(type(self))
+        if name is None:
+            raise UnregisteredGeneratorError(type(self))
+        provider, distribution = name
+        options = {} if short else self._options(self.params.merge_with(params))
+        return Identifier(self.model, provider, distribution, options).format()
+
+    def load(self: _SelfT) -> _SelfT:
+        """Bring the model into memory, where there is one to bring; may be repeated.
+
+        Local providers load when first used; this does it now.
+        """
+        return self
+
+    def unload(self: _SelfT) -> _SelfT:
+        """Give the model's memory back; the next use loads it again. May be repeated."""
+        return self
+
+    # -- For subclasses to implement -----------------------------------------------------
+
+    async def generate_messages(
+        self,
+        messages: Sequence[Sequence[Message]],
+        params: Sequence[GenerateParams],
+    ) -> Sequence[GeneratedMessage | BaseException]:
+        """Continue each conversation by one message.
+
+        Args:
+            messages: Conversations, shape ``(batch, length_i)``.
+            params: Override the generator's own; one per conversation.
+
+        Returns:
+            One result per conversation, in order; an exception is that item's failure.
+
+        Raises:
+            NotImplementedError: If the generator works on texts only.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not continue conversations: it has no "
+            f"generate_messages. Use complete() instead of chat()."
+        )
+
+    async def generate_texts(
+        self, texts: Sequence[str], params: Sequence[GenerateParams]
+    ) -> Sequence[GeneratedText | BaseException]:
+        """Continue each text.
+
+        Args:
+            texts: Prompts, shape ``(batch,)``.
+            params: Override the generator's own; one per text.
+
+        Returns:
+            One result per text, in order; an exception is that item's failure.
+
+        Raises:
+            NotImplementedError: If the generator works on conversations only.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not continue texts: it has no generate_texts. "
+            f"Use chat() instead of complete()."
+        )
+
+    # -- How it behaves as a value -------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        # Neither the key nor the loaded engine makes a generator another one.
+        if not isinstance(other, Generator) or type(self) is not type(other):
+            return NotImplemented
+        return self._values() == other._values()
+
+    # Fields can be assigned, so there is no hash that would stay.
+    __hash__ = None  # type: ignore[assignment]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise self.refusal(error) from None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Neither the key nor an engine goes into a pickle: the other side loads its own.
+        return _restore, (type(self), self._values())
+
+    def _values(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "api_key"}
+
+    def _options(self, params: GenerateParams) -> dict[str, str]:
+        own = write_options(self, set(type(self).model_fields) - _OWN_FIELDS)
+        shared = write_options(params, set(GenerateParams.model_fields) - {"extra"})
+        # A field of the class hides the parameter of the same name.
+        hidden = options_of(type(self)).keys() & shared.keys()
+        extra = {f"extra.{name}": encode_any(params.extra[name]) for name in sorted(params.extra)}
+        return (
+            own
+            | {f"params.{name}" if name in hidden else name: raw for name, raw in shared.items()}
+            | extra
+        )
+
+
+def _restore(cls: type[Generator], values: dict[str, Any]) -> Generator:
+    return cls.model_construct(**values)
+
+
+# -- Names -------------------------------------------------------------------------------
+
+
+def get_generator(identifier: str, *, params: GenerateParams | None = None) -> Generator:
+    """Make the generator that an identifier names. Nothing is loaded or sent yet.
+
+    Args:
+        identifier: ``<provider>!<model>,<key>=<value>,…``; without a provider,
+            `DEFAULT_PROVIDER`. Each key is a field of the generator's class or of
+            `GenerateParams`, or ``extra.NAME``.
+        params: Override the params in the identifier, field by field.
+
+    Returns:
+        A new generator.
+
+    Raises:
+        InvalidIdentifierError: If the string is malformed, or a key or value does not fit.
+        ProviderLookupError: If the provider cannot be had; its subclasses say why.
+
+    Example:
+        >>> from rigging.testing import EchoGenerator
+        >>> with register_generator("echo", EchoGenerator):
+        ...     get_generator("echo!any,temperature=0.5,stop=a;b").params.stop
+        ['a', 'b']
+    """
+    parsed = Identifier.parse(identifier)
+    provider = parsed.provider or _default_provider()
+    cls: type[Generator] = registry.find(provider, parsed.distribution, base=Generator)
+    options = _read_options(parsed, cls, provider)
+    try:
+        own_params = GenerateParams(**options.params).merge_with(params)
+        return cls(model=parsed.model, params=own_params, **options.fields)
+    except (InvalidGeneratorError, InvalidParamsError) as error:
+        raise _misfit(parsed, options, error) from None
+
+
+def get_identifier(
+    generator: Generator, params: GenerateParams | None = None, *, short: bool = False
+) -> str:
+    """Return the string that leads back to a generator; the same as its `to_identifier`.
+
+    Args:
+        generator: What to name.
+        params: Override the generator's own params in the string.
+        short: Stop after the model.
+
+    Raises:
+        UnregisteredGeneratorError: If no provider name leads to the class.
+        InvalidGeneratorError: If a field holds what cannot be written.
+    """
+    return generator.to_identifier(params, short=short)
+
+
+def register_generator(
+    provider: str, generator: type[Generator] | Callable[[], type[Generator]]
+) -> Registration:
+    """Give a generator's class a name in this process, in front of installed providers.
+
+    Args:
+        provider: The name; case does not matter. Replacing an installed provider is
+            allowed, and logged at INFO.
+        generator: The class, or a callable without arguments that returns it and is
+            called once, when the class is first needed.
+
+    Returns:
+        The registration: call `Registration.undo`, or use it as a context manager.
+
+    Raises:
+        InvalidGeneratorError: If the name cannot be a provider's, or ``generator`` is
+            neither a `Generator` class nor a callable.
+    """
+    if isinstance(generator, type) and not issubclass(generator, Generator):
+        raise InvalidGeneratorError(
+            f"{generator.__qualname__} is not a subclass of rigging.Generator, "
+            f"so it cannot be registered as {provider!r}"
+        )
+    return registry.register(provider, generator)
+
+
+def _default_provider() -> str:
+    name = os.environ.get("RIGGING_DEFAULT_PROVIDER", "").strip() or DEFAULT_PROVIDER
+    if not is_provider_name(name):
+        raise InvalidGeneratorError(
+            f"RIGGING_DEFAULT_PROVIDER is {name!r}, which cannot be a provider's name"
+        )
+    return name.lower()
+
+
+class _Options(NamedTuple):
+    """An identifier's options, decoded."""
+
+    fields: dict[str, Any]  # of the class
+    params: dict[str, Any]  # of `GenerateParams`
+    keys: dict[str, str]  # field, or "params.<field>" -> the key that gave it
+
+
+def _read_options(parsed: Identifier, cls: type[Generator], provider: str) -> _Options:
+    own = options_of(cls)
+    shared = options_of(GenerateParams)
+    extra: dict[str, Any] = {}
+    options = _Options({}, {"extra": extra}, {})
+    for key, raw in parsed.options.items():
+        if key == "model":
+            raise parsed.key_error("the model is named before the first comma", key)
+        if key in {"params", "extra"}:
+            raise parsed.key_error(
+                f"{key} are given key by key", key, "Write temperature=0.5, or extra.NAME=value."
+            )
+        name = key.removeprefix("params.")
+        try:
+            if key.startswith("extra."):
+                extra[key.removeprefix("extra.")] = decode_any(raw)
+                options.keys.setdefault("params.extra", key)
+                continue
+            if key in own:
+                option, target, place = own[key], options.fields, own[key].field
+            elif name in shared:
+                option, target, place = shared[name], options.params, f"params.{name}"
+            else:
+                raise _unknown_key(parsed, key, provider, cls)
+            if place in options.keys:
+                raise parsed.key_error(
+                    f"the keys {options.keys[place]!r} and {key!r} give the same field", key
+                )
+            target[option.field] = option.read(raw)
+            options.keys[place] = key
+        except InvalidIdentifierError:
+            raise
+        except ValueError as error:  # of the codec
+            raise parsed.error(f"{key}: {error}", key) from None
+    return options
+
+
+def _unknown_key(
+    parsed: Identifier, key: str, provider: str, cls: type[Generator]
+) -> InvalidIdentifierError:
+    valid = [
+        name
+        for name in (*options_of(cls), *options_of(GenerateParams))
+        if name not in {"model", "params", "extra"}
+    ]
+    near = nearest(key, valid)
+    hint = f"; did you mean {near!r}?" if near else ""
+    keys = ", ".join(dict.fromkeys([*valid, "extra.NAME"]))
+    return parsed.key_error(f"unknown key {key!r}{hint}", key, f"Keys of {provider}: {keys}.")
+
+
+def _misfit(
+    parsed: Identifier, options: _Options, error: InvalidGeneratorError | InvalidParamsError
+) -> InvalidIdentifierError:
+    """Point at the first value that pydantic refused."""
+    field, reason = error.faults[0] if error.faults else ("", str(error))
+    place = f"params.{field}" if isinstance(error, InvalidParamsError) else field
+    return parsed.error(reason, options.keys.get(place))
+
+
+def __getattr__(name: str) -> Any:
+    # Any class that an installed entry point names; core knows none of them.
+    if not name.startswith("_"):
+        found = registry.find_attribute(name, base=Generator)
+        if found is not None:
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

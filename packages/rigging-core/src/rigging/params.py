@@ -1,0 +1,112 @@
+"""Parameters of one generation: what to sample, when to stop, how long to wait."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+
+from rigging._model import Model, is_secret
+from rigging.error import InvalidParamsError
+
+__all__ = ["GenerateParams"]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class GenerateParams(Model):
+    """Parameters of one generation. Immutable; None means "what the backend does".
+
+    Attributes:
+        temperature: Sampling temperature, 0 or more; 0 is greedy.
+        max_tokens: The most tokens to generate.
+        top_k: Sample from the k most likely tokens (0 or -1: from all).
+        top_p: Sample from the likeliest tokens that hold this share of probability, 0 to 1.
+        stop: Texts that end the generation; they are not part of the result. One str is
+            taken as a list of one.
+        presence_penalty: Added against tokens that have occurred.
+        frequency_penalty: Added against tokens by how often they have occurred.
+        api_base: Address of the endpoint, for remote providers.
+        timeout: Seconds that the whole request may take.
+        seed: Makes sampling repeatable where the backend can.
+        tools: Tools that the model may call, in OpenAI's format.
+        tool_choice: ``auto``, ``none``, ``required``, or the tool to call.
+        parallel_tool_calls: Whether several tools may be called in one answer.
+        modalities: Kinds of output, such as ``text`` and ``audio``.
+        audio: Voice and format of audio output.
+        extra: Anything else, passed on to the backend under its own name.
+
+    Raises:
+        InvalidParamsError: If a field is unknown or a value does not fit.
+
+    Example:
+        >>> base = GenerateParams(temperature=0.5, extra={"user": "bob"})
+        >>> base.merge_with(GenerateParams(temperature=1.0)).to_dict()
+        {'temperature': 1.0, 'user': 'bob'}
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    error_class: ClassVar[type[InvalidParamsError]] = InvalidParamsError
+
+    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, ge=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
+    presence_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    api_base: str | None = None
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    seed: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("extra")
+    @classmethod
+    def _extra_hides_no_field(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        hidden = sorted(extra.keys() & cls.model_fields.keys())
+        if hidden:
+            raise ValueError(
+                f"extra holds {', '.join(map(repr, hidden))}: set the field of that name instead"
+            )
+        return extra
+
+    def merge_with(self, *others: GenerateParams | None) -> GenerateParams:
+        """Combine parameters; always a new object, and nothing is changed.
+
+        Args:
+            others: What overrides, in rising order. A field that is None overrides
+                nothing; ``extra`` merges key by key. None is skipped.
+
+        Returns:
+            The combined parameters.
+        """
+        values = {**self.__dict__, "extra": dict(self.extra)}
+        for other in others:
+            if other is None:
+                continue
+            for name, value in other.__dict__.items():
+                if name == "extra":
+                    values["extra"].update(value)
+                elif value is not None:
+                    values[name] = value
+        # Each value was validated when its own object was made.
+        return GenerateParams.model_construct(**values)
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        # What is not set says nothing; headers passed on in `extra` may hold a key.
+        extra = {key: "…" if is_secret(key) else value for key, value in self.extra.items()}
+        values = {**self.__dict__, "extra": extra or None}
+        return [(name, value) for name, value in values.items() if value is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is set, as a new dict; ``extra`` stands beside the other fields."""
+        set_ = {k: v for k, v in self.__dict__.items() if v is not None and k != "extra"}
+        return {**set_, **self.extra}

@@ -1,0 +1,136 @@
+"""Generators as values: built, refused, compared, copied, and what their base does not do."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Sequence
+
+import pytest
+
+import rigging as rg
+from rigging.error import InvalidGeneratorError, InvalidMessageError
+from tests.core.providers import AllKinds, LiteLLM
+
+
+class Custom(rg.Generator):
+    """The example of "Writing a Generator"."""
+
+    custom_field: bool
+
+    async def generate_messages(
+        self, messages: Sequence[Sequence[rg.Message]], params: Sequence[rg.GenerateParams]
+    ) -> Sequence[rg.GeneratedMessage]:
+        merged = [self.params.merge_with(own).to_dict() for own in params]
+        return [
+            rg.GeneratedMessage.from_text(f"{self.model} {self.custom_field} {own}")
+            for own in merged
+        ]
+
+
+def test_a_subclass_with_fields_of_its_own_works() -> None:
+    generator = Custom(model="foo", custom_field=True, params=rg.GenerateParams(seed=1))
+
+    chat = asyncio.run(generator.chat("Hi").with_(temperature=0.5).run())
+
+    assert chat.last.content == "foo True {'temperature': 0.5, 'seed': 1}"
+    assert chat.generator_id is None
+
+
+def test_a_registered_subclass_is_led_to_by_its_identifier() -> None:
+    with rg.register_generator("custom", Custom):
+        generator = rg.get_generator("custom!foo,custom_field=true")
+
+        assert generator == Custom(model="foo", custom_field=True)
+        assert asyncio.run(generator.chat("Hi").run()).generator_id == (
+            "custom!foo,custom_field=true"
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"custom_field": True}, "Custom: model is required"),
+        ({"model": "", "custom_field": True}, "model: .*at least 1 character"),
+        ({"model": "m"}, "custom_field is required"),
+        ({"model": "m", "custom_field": "perhaps"}, "custom_field: expected true or false"),
+        ({"model": "m", "custom_field": 1, "custom_feld": 1}, "did you mean 'custom_field'"),
+        ({"model": "m", "custom_field": 1, "params": {"temprature": 1}}, "params: .*'temperature'"),
+        ({"model": "m", "custom_field": 1, "api_key": 3}, "api_key: expected text$"),
+    ],
+)
+def test_what_does_not_fit_is_refused(fields: dict[str, object], reason: str) -> None:
+    with pytest.raises(InvalidGeneratorError, match=reason):
+        Custom(**fields)  # type: ignore[arg-type]
+
+
+def test_an_assignment_that_does_not_fit_is_refused() -> None:
+    generator = Custom(model="m", custom_field=True)
+
+    with pytest.raises(InvalidGeneratorError, match="params: "):
+        generator.params = 3  # type: ignore[assignment]
+    generator.api_key = "k"
+
+    assert generator.api_key == "k"
+
+
+def test_generators_are_equal_but_for_the_key() -> None:
+    assert LiteLLM(model="m", api_key="a") == LiteLLM(model="m", api_key="b")
+    assert LiteLLM(model="m") != LiteLLM(model="n")
+    assert LiteLLM(model="m") != AllKinds(model="m")
+    assert LiteLLM(model="m") != "litellm!m"
+
+
+def test_generators_pickle_without_their_key() -> None:
+    generator = LiteLLM(model="m", api_key="hunter2", max_connections=3)
+
+    pickled = pickle.dumps(generator)
+
+    assert b"hunter2" not in pickled
+    assert pickle.loads(pickled) == generator
+    assert pickle.loads(pickled).api_key is None
+
+
+def test_a_copy_keeps_the_key() -> None:
+    copied = LiteLLM(model="m", api_key="k").model_copy(update={"max_connections": 1})
+
+    assert (copied.api_key, copied.max_connections) == ("k", 1)
+
+
+def test_load_and_unload_return_the_generator() -> None:
+    generator = LiteLLM(model="m")
+
+    assert generator.load().unload().unload() is generator
+
+
+def test_what_a_generator_does_not_implement_it_refuses() -> None:
+    class OnlyTexts(rg.Generator):
+        async def generate_texts(
+            self, texts: Sequence[str], params: Sequence[rg.GenerateParams]
+        ) -> Sequence[rg.GeneratedText]:
+            return [rg.GeneratedText.from_text(text) for text in texts]
+
+    with pytest.raises(NotImplementedError, match=r"OnlyTexts .*Use complete\(\)"):
+        asyncio.run(OnlyTexts(model="m").chat("Hi").run())
+    with pytest.raises(NotImplementedError, match=r"Custom .*Use chat\(\)"):
+        asyncio.run(Custom(model="m", custom_field=True).complete("Hi").run())
+
+
+def test_chat_refuses_what_is_no_conversation_before_anything_is_sent() -> None:
+    generator = rg.testing.ScriptedGenerator(["never"])
+
+    with pytest.raises(InvalidMessageError, match="got int"):
+        generator.chat(3)  # type: ignore[arg-type]
+    with pytest.raises(InvalidMessageError, match="got bytes"):
+        generator.complete(b"x")  # type: ignore[arg-type]
+    with pytest.raises(InvalidMessageError, match="the conversation is empty"):
+        asyncio.run(generator.chat().run())
+    assert generator.calls == ()
+
+
+def test_no_field_of_a_subclass_may_start_a_warning() -> None:
+    class WithModelFields(rg.Generator):  # pydantic protects `model_` by default
+        model_kwargs: dict[str, int] | None = None
+        batch_size: int | None = 2
+
+    assert WithModelFields(model="m", model_kwargs={"a": 1}).batch_size == 2

@@ -1,0 +1,111 @@
+"""Generation parameters: merging, dumping, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rigging as rg
+from rigging.error import InvalidParamsError
+from tests.core.test_identifier import PARAMS
+
+
+@given(PARAMS, st.lists(PARAMS, max_size=3))
+def test_merging_lets_the_later_win_field_by_field(
+    first: rg.GenerateParams, others: list[rg.GenerateParams]
+) -> None:
+    before = copy.deepcopy((first, others))
+
+    merged = first.merge_with(*others)
+
+    for name in rg.GenerateParams.model_fields.keys() - {"extra"}:
+        values = [getattr(params, name) for params in (first, *others)]
+        wanted = next((value for value in reversed(values) if value is not None), None)
+        assert getattr(merged, name) == wanted
+    assert merged.extra == {k: v for p in (first, *others) for k, v in p.extra.items()}
+    assert (first, others) == before
+    assert all(merged is not params for params in (first, *others))
+
+
+def test_merging_with_nothing_is_still_a_new_object() -> None:
+    params = rg.GenerateParams(temperature=1, extra={"a": 1})
+
+    for merged in (params.merge_with(), params.merge_with(None)):
+        assert merged == params
+        assert merged is not params
+        assert merged.extra is not params.extra
+
+
+@given(PARAMS)
+def test_dict_holds_what_is_set_with_extra_beside_it(params: rg.GenerateParams) -> None:
+    dumped = params.to_dict()
+
+    assert None not in [v for k, v in dumped.items() if k not in params.extra]
+    assert "extra" not in dumped or "extra" in params.extra
+    assert dumped.items() >= params.extra.items() if _hashable(params.extra) else True
+    set_ = {k: v for k, v in dumped.items() if k not in params.extra}
+    assert rg.GenerateParams(**set_, extra=params.extra) == params
+
+
+def test_what_is_given_stays_the_callers() -> None:
+    extra = {"user": "bob"}
+    params = rg.GenerateParams(extra=extra)
+    extra["user"] = "eve"
+
+    assert params.extra == {"user": "bob"}
+
+
+def test_one_stop_text_is_a_list_of_one() -> None:
+    assert rg.GenerateParams(stop="END").stop == ["END"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"temprature": 1}, "unknown field 'temprature'; did you mean 'temperature'"),
+        ({"zzz": 1}, r"unknown field 'zzz'; \(fields: temperature, max_tokens"),
+        ({"temperature": "hot"}, "temperature: expected a number, got 'hot'"),
+        ({"temperature": -1}, "greater than or equal to 0, got -1"),
+        ({"temperature": float("nan")}, "a finite number|greater than or equal to 0"),
+        ({"top_p": 2}, "less than or equal to 1"),
+        ({"max_tokens": 0}, "greater than or equal to 1"),
+        ({"max_tokens": 1.5}, "max_tokens: expected an integer, got 1.5"),
+        ({"timeout": 0}, "greater than 0"),
+        ({"stop": [1]}, r"stop\[0\]: expected text, got 1"),
+        ({"tools": {}}, "tools: expected a list, got dict"),
+        ({"extra": {"seed": 1}}, "extra holds 'seed': set the field"),
+        ({"extra": []}, "extra: expected a mapping, got list"),
+        ({"top_p": 2, "seed": "x"}, "top_p: .*; seed: "),
+    ],
+)
+def test_what_does_not_fit_is_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidParamsError, match=reason) as caught:
+        rg.GenerateParams(**fields)
+
+    assert [field for field, _ in caught.value.faults]
+    assert isinstance(caught.value, ValueError)
+
+
+def test_params_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        rg.GenerateParams().temperature = 1
+
+
+def test_repr_shows_what_is_set_and_no_secret() -> None:
+    params = rg.GenerateParams(temperature=1, extra={"user": "bob", "Authorization": "hunter2"})
+
+    assert repr(params) == (
+        "GenerateParams(temperature=1.0, extra={'user': 'bob', 'Authorization': '…'})"
+    )
+
+
+def _hashable(values: dict[str, Any]) -> bool:
+    try:
+        hash(tuple(values.values()))
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Names a module, and a class, that do not exist."""

@@ -1,0 +1,1 @@
+"""Two modules, either of which raises when it is imported."""
