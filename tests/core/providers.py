@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,8 @@ class AllKinds(Generator):
     level: Literal[1, 2] = 1
     colour: Colour = Colour.red
     size: Size = Size.small
+    maybe_colour: Colour | None = None
+    colours: list[Colour] = Field(default_factory=list)
     path: Path = Path("somewhere")
     name: uuid.UUID = uuid.UUID(int=0)
     texts: list[str] = Field(default_factory=list)
@@ -77,5 +80,7 @@ class AllKinds(Generator):
     either: int | str | None = None
     anything: Any = None
     token: SecretStr | None = None
+    # No identifier can carry it, and none has to.
+    callback: Callable[[], None] | None = None
     # A name that `GenerateParams` has too.
     seed: int | None = None

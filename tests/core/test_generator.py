@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -134,3 +135,33 @@ def test_no_field_of_a_subclass_may_start_a_warning() -> None:
         batch_size: int | None = 2
 
     assert WithModelFields(model="m", model_kwargs={"a": 1}).batch_size == 2
+
+
+def test_a_stream_ends_with_the_result_and_raises_its_failure() -> None:
+    scripted = rg.testing.ScriptedGenerator(["a", "b", ValueError("broken")])
+    hi = [rg.Message("user", "Hi")]
+
+    async def run() -> list[object]:
+        params = rg.GenerateParams()
+        items = [item async for item in scripted.stream_messages(hi, params)]
+        return items + [item async for item in scripted.stream_texts("Hi", params)]
+
+    first, message, second, text = asyncio.run(run())
+    assert (first, str(message), second, str(text)) == ("a", "a", "b", "b")
+    assert isinstance(message, rg.GeneratedMessage)
+    assert isinstance(text, rg.GeneratedText)
+    with pytest.raises(ValueError, match="broken"):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda: rg.testing.EchoGenerator(model="x").chat("Hi", {"seed": 1}),
+        lambda: rg.testing.EchoGenerator(model="x").chat("Hi").with_({"seed": 1}),
+        lambda: rg.testing.EchoGenerator(model="x").complete("Hi", 3),
+    ],
+)
+def test_params_that_are_none_are_refused(misuse: Any) -> None:
+    with pytest.raises(rg.error.InvalidParamsError, match="expected GenerateParams, got"):
+        misuse()

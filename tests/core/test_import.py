@@ -22,7 +22,8 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_import_brings_no_provider_and_no_heavy_library() -> None:
-    modules = modules_after("import rigging as rg; rg.Message('user', 'x'); rg.error")
+    use = "rg.Message('user', 'x'); rg.Generator; rg.ChatPipeline; rg.error.RiggingError"
+    modules = modules_after(f"import rigging as rg; {use}")
 
     assert {name for name in modules if name.partition(".")[0] in HEAVY} == set()
     assert {name for name in modules if name.startswith("rigging_")} == set()
@@ -37,10 +38,17 @@ def test_test_doubles_need_no_pytest() -> None:
     assert "pytest" not in modules
 
 
-def test_public_names_are_there_and_sorted() -> None:
-    assert rg.__all__ == sorted(rg.__all__, key=lambda name: (name.startswith("_"), name)) or (
-        sorted(rg.__all__) == sorted(set(rg.__all__))
-    )
+def test_import_alone_loads_next_to_nothing() -> None:
+    modules = modules_after("import rigging; rigging.__version__")
+
+    assert {name for name in modules if name.startswith("rigging.")} == {"rigging._version"}
+    assert "pydantic" not in modules
+
+
+def test_public_names_are_all_there_and_nothing_else() -> None:
+    lazy = {"__version__", *rg._EXPORTS, *(n for names in rg._EXPORTS.values() for n in names)}
+
+    assert sorted(lazy) == rg.__all__ == dir(rg)
     for name in rg.__all__:
         assert getattr(rg, name) is not None
 
@@ -65,14 +73,15 @@ def test_public_names_are_there_and_sorted() -> None:
     ],
 )
 def test_public_path_leads_to_the_same_object(path: str) -> None:
-    module, _, name = path.partition(".")
+    module_name, _, name = path.partition(".")
+    module = getattr(rg, module_name)
 
-    assert name in getattr(sys.modules[f"rigging.{module}"], "__all__")  # noqa: B009
-    assert getattr(sys.modules[f"rigging.{module}"], name) is getattr(rg, name)
+    assert name in module.__all__
+    assert getattr(module, name) is getattr(rg, name)
 
 
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         rg.no_such_name  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'NoSuchGenerator'"):
-        sys.modules["rigging.generator"].NoSuchGenerator  # noqa: B018
+        rg.generator.NoSuchGenerator  # noqa: B018

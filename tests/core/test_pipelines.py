@@ -161,6 +161,13 @@ def test_params_of_another_length_are_refused() -> None:
         )
 
 
+def test_one_params_object_for_many_is_refused_with_a_hint() -> None:
+    with pytest.raises(InvalidParamsError, match="use with_"):
+        asyncio.run(
+            EchoGenerator(model="x").chat("a").run_many(2, params=rg.GenerateParams())  # type: ignore[arg-type]
+        )
+
+
 def test_the_first_failure_is_raised_as_it_is() -> None:
     failure = RateLimitError("slow down", status=429)
     generator = ScriptedGenerator(["a", failure, "c"])

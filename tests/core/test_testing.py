@@ -161,6 +161,12 @@ class OfTheFuture(EchoGenerator):
     plugin_api = 2
 
 
+class StreamingOtherwise(EchoGenerator):
+    async def stream_texts(self, text: Any, params: Any) -> Any:
+        yield "something else"
+        yield rg.GeneratedText.from_text("something else")
+
+
 class PerLoop(EchoGenerator):
     _loop: Any = None
 
@@ -181,6 +187,7 @@ class PerLoop(EchoGenerator):
         (IgnoringItsOwnParams, "test_params_of_a_call_override_the_generators"),
         (Mutating, "test_nothing_is_mutated"),
         (Silent, "test_usage_and_stop_reason_are_filled"),
+        (StreamingOtherwise, "test_a_stream_gives_what_a_call_gives"),
         (PerLoop, "test_one_event_loop_after_another"),
         (Chatty, "test_its_key_is_never_shown"),
         (Lockful, "test_it_pickles"),

@@ -6,34 +6,49 @@
 ...     chat = asyncio.run(rg.get_generator("echo!any,temperature=0.5").chat("Hi").run())
 >>> chat.last.content
 'Hi'
+
+Like pydantic's, names are imported from their modules when they are first used: a
+program that only looks at `rigging.__version__` pays for nothing else.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from rigging import error
 from rigging._version import __version__
-from rigging.chat import Chat, ChatList, ChatPipeline
-from rigging.completion import Completion, CompletionPipeline
-from rigging.error import RiggingError
-from rigging.generator import Generator, get_generator, get_identifier, register_generator
-from rigging.message import (
-    AudioData,
-    AudioPart,
-    FunctionCall,
-    ImagePart,
-    ImageURL,
-    Message,
-    TextPart,
-    ToolCall,
-)
-from rigging.params import GenerateParams
-from rigging.result import GeneratedMessage, GeneratedText, StopReason, Usage
 
 if TYPE_CHECKING:
-    from rigging import testing
+    from collections.abc import Mapping
+
+    from rigging import (
+        chat,
+        completion,
+        error,
+        generator,
+        identifier,
+        message,
+        params,
+        registry,
+        result,
+        testing,
+    )
+    from rigging.chat import Chat, ChatList, ChatPipeline
+    from rigging.completion import Completion, CompletionPipeline
+    from rigging.error import RiggingError
+    from rigging.generator import Generator, get_generator, get_identifier, register_generator
+    from rigging.message import (
+        AudioData,
+        AudioPart,
+        FunctionCall,
+        ImagePart,
+        ImageURL,
+        Message,
+        TextPart,
+        ToolCall,
+    )
+    from rigging.params import GenerateParams
+    from rigging.result import GeneratedMessage, GeneratedText, StopReason, Usage
 
 __all__ = [
     "AudioData",
@@ -57,16 +72,55 @@ __all__ = [
     "ToolCall",
     "Usage",
     "__version__",
+    "chat",
+    "completion",
     "error",
+    "generator",
     "get_generator",
     "get_identifier",
+    "identifier",
+    "message",
+    "params",
     "register_generator",
+    "registry",
+    "result",
     "testing",
 ]
 
+# Public modules -> the names of theirs that stand on `rigging` too.
+_EXPORTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "chat": ("Chat", "ChatList", "ChatPipeline"),
+    "completion": ("Completion", "CompletionPipeline"),
+    "error": ("RiggingError",),
+    "generator": ("Generator", "get_generator", "get_identifier", "register_generator"),
+    "identifier": (),
+    "message": (
+        "AudioData",
+        "AudioPart",
+        "FunctionCall",
+        "ImagePart",
+        "ImageURL",
+        "Message",
+        "TextPart",
+        "ToolCall",
+    ),
+    "params": ("GenerateParams",),
+    "registry": (),
+    "result": ("GeneratedMessage", "GeneratedText", "StopReason", "Usage"),
+    "testing": (),
+}
+_MODULE_OF: Final = {name: module for module, names in _EXPORTS.items() for name in names}
+
 
 def __getattr__(name: str) -> Any:
-    # Few programs need the test doubles, so nobody else pays for them.
-    if name == "testing":
-        return importlib.import_module("rigging.testing")
+    if name in _EXPORTS:
+        return importlib.import_module(f"rigging.{name}")
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"rigging.{_MODULE_OF[name]}"), name)
+        globals()[name] = value  # the next look-up finds it without asking here
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

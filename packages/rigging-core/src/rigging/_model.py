@@ -7,6 +7,7 @@ names instead, wherever a user constructs one directly.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 __all__ = ["Model", "field_names", "is_secret"]
+
+_logger = logging.getLogger(__name__)
 
 # Pydantic's error types -> what was expected, in the words of a user.
 _EXPECTED: Final[Mapping[str, str]] = {
@@ -54,6 +57,28 @@ def field_names(name: str, field: FieldInfo) -> list[str]:
     alias = field.validation_alias
     others = alias.choices if isinstance(alias, AliasChoices) else [alias]
     return list(dict.fromkeys([name, *(other for other in others if isinstance(other, str))]))
+
+
+def _wake_pydantic() -> None:
+    """Make one model, so that pydantic has looked for plugins of its own.
+
+    It does so once, for the first model of a process, and fails there if any installed
+    distribution has malformed entry points. No provider, and no user, shall suffer from that.
+    """
+    try:
+
+        class Probe(BaseModel):
+            pass
+    except Exception as error:  # noqa: BLE001 (whatever it met, it does not look again)
+        _logger.warning(
+            "pydantic goes without its plugins, it could not read the entry points of what is "
+            "installed (%s: %s); reinstall the distribution whose entry_points.txt is malformed",
+            type(error).__name__,
+            error,
+        )
+
+
+_wake_pydantic()
 
 
 class Model(BaseModel):

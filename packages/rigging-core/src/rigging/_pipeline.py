@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from rigging.error import InvalidParamsError, UnregisteredGeneratorError
+from rigging.params import GenerateParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rigging.params import GenerateParams
 
 __all__ = ["Identifiable", "generator_id", "params_per_item", "shortened"]
 
@@ -44,6 +43,10 @@ def params_per_item(
         raise InvalidParamsError(f"expected how many to generate, 0 or more, got {count!r}")
     if params is None:
         return [base] * count
+    if isinstance(params, GenerateParams):
+        raise InvalidParamsError(
+            "params are a list, one for each generation: for all alike, use with_(params)"
+        )
     if len(params) != count:
         raise InvalidParamsError(
             f"got {len(params)} params for {count} generations: give one each, or none at all"

@@ -36,7 +36,7 @@ from rigging.registry import PLUGIN_API, Registration, registry
 from rigging.result import GeneratedMessage, GeneratedText
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 __all__ = [
     "DEFAULT_PROVIDER",
@@ -214,6 +214,50 @@ class Generator(Model):
             f"{type(self).__name__} does not continue texts: it has no generate_texts. "
             f"Use chat() instead of complete()."
         )
+
+    async def stream_messages(
+        self, messages: Sequence[Message], params: GenerateParams
+    ) -> AsyncIterator[str | GeneratedMessage]:
+        """Continue one conversation, text by text. Optional: here the text comes in one piece.
+
+        Args:
+            messages: The conversation.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text as they come, then the finished result as the last item.
+
+        Raises:
+            NotImplementedError: If the generator works on texts only.
+            GenerationError: If the provider failed.
+        """
+        (result,) = await self.generate_messages([messages], [params])
+        if isinstance(result, BaseException):
+            raise result
+        yield result.message.text
+        yield result
+
+    async def stream_texts(
+        self, text: str, params: GenerateParams
+    ) -> AsyncIterator[str | GeneratedText]:
+        """Continue one text, piece by piece. Optional: here it comes in one piece.
+
+        Args:
+            text: The prompt.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text as they come, then the finished result as the last item.
+
+        Raises:
+            NotImplementedError: If the generator works on conversations only.
+            GenerationError: If the provider failed.
+        """
+        (result,) = await self.generate_texts([text], [params])
+        if isinstance(result, BaseException):
+            raise result
+        yield result.text
+        yield result
 
     # -- How it behaves as a value -------------------------------------------------------
 

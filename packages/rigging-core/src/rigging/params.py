@@ -87,11 +87,19 @@ class GenerateParams(Model):
 
         Returns:
             The combined parameters.
+
+        Raises:
+            InvalidParamsError: If something else is given.
         """
         values = {**self.__dict__, "extra": dict(self.extra)}
         for other in others:
             if other is None:
                 continue
+            if not isinstance(other, GenerateParams):
+                raise InvalidParamsError(
+                    f"expected GenerateParams, got {type(other).__name__}: "
+                    f"write GenerateParams(temperature=0.5, …)"
+                )
             for name, value in other.__dict__.items():
                 if name == "extra":
                     values["extra"].update(value)

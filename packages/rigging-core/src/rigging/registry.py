@@ -409,10 +409,10 @@ def _load(provider: str, load: Callable[[], object], base: type, claim: Claim | 
     if found != PLUGIN_API:
         if isinstance(found, int) and found > PLUGIN_API:
             remedy = _upgrade("rigging-core")
+        elif claim:
+            remedy = _upgrade(claim.distribution)
         else:
-            remedy = (
-                _upgrade(claim.distribution) if claim else "Upgrade the code that registers it."
-            )
+            remedy = "Upgrade the code that registers it."
         raise IncompatibleProviderError(
             provider,
             f"{subject} is written for plugin API {found!r}, rigging-core {__version__} has "

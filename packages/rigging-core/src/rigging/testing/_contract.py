@@ -27,7 +27,7 @@ from rigging.registry import PLUGIN_API
 from rigging.result import GeneratedMessage, GeneratedText, StopReason, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
 __all__ = ["GeneratorContract"]
 
@@ -140,6 +140,16 @@ class GeneratorContract:
             assert usage.total_tokens >= usage.input_tokens + usage.output_tokens
             assert result.stop_reason is not StopReason.unknown, "the stop reason is told"
 
+    def test_a_stream_gives_what_a_call_gives(self, generator: Generator) -> None:
+        for kind in self._kinds(generator):
+            *pieces, last = _run(kind.streamed(_PROMPTS[0], self._params()))
+            assert all(isinstance(piece, str) for piece in pieces), "pieces are text"
+            assert isinstance(last, kind.result), "the last item is the finished result"
+            assert "".join(pieces) == str(last), "the pieces add up to the result"
+            if self.deterministic:
+                (whole,) = _run(kind.call(_PROMPTS[:1], [self._params()]))
+                assert str(last) == str(whole), "a stream gives what a call gives"
+
     # -- Callers -------------------------------------------------------------------------
 
     def test_many_callers_at_once(self, generator: Generator) -> None:
@@ -238,9 +248,11 @@ class _Kind:
     def __init__(
         self,
         generate: Callable[[Any, Sequence[GenerateParams]], Coroutine[Any, Any, Sequence[Any]]],
+        stream: Callable[[Any, GenerateParams], AsyncIterator[Any]],
         result: type[GeneratedMessage] | type[GeneratedText],
     ) -> None:
         self.generate = generate
+        self.stream = stream
         self.result = result
 
     def inputs(self, prompts: Sequence[str]) -> list[Any]:
@@ -251,11 +263,15 @@ class _Kind:
     async def call(self, prompts: Sequence[str], params: Sequence[GenerateParams]) -> Sequence[Any]:
         return await self.generate(self.inputs(prompts), params)
 
+    async def streamed(self, prompt: str, params: GenerateParams) -> list[Any]:
+        (given,) = self.inputs([prompt])
+        return [item async for item in self.stream(given, params)]
+
 
 def _kinds(generator: Generator) -> list[_Kind]:
     return [
-        _Kind(generator.generate_messages, GeneratedMessage),
-        _Kind(generator.generate_texts, GeneratedText),
+        _Kind(generator.generate_messages, generator.stream_messages, GeneratedMessage),
+        _Kind(generator.generate_texts, generator.stream_texts, GeneratedText),
     ]
 
 

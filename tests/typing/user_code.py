@@ -1,0 +1,86 @@
+"""Code as users write it: it is only type-checked, strictly, by mypy and pyright."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_type
+
+import rigging as rg
+from rigging.error import GenerationError, RateLimitError
+from rigging.generator import GenerateParams, Generator, get_generator
+from rigging.registry import Registration
+from rigging.testing import EchoGenerator, GeneratorContract, ScriptedGenerator
+
+
+class Custom(rg.Generator):
+    """The page's example "Writing a Generator"."""
+
+    batch_size = 8
+
+    custom_field: bool
+
+    async def generate_messages(
+        self, messages: Sequence[Sequence[rg.Message]], params: Sequence[rg.GenerateParams]
+    ) -> Sequence[rg.GeneratedMessage | BaseException]:
+        merged = [self.params.merge_with(own).to_dict() for own in params]
+        usage = rg.Usage(input_tokens=1, output_tokens=2)
+        return [
+            rg.GeneratedMessage.from_text(f"{self.model} {own}", "stop", usage=usage)
+            for own in merged
+        ]
+
+
+class OnlySuccesses(rg.Generator):
+    """A narrower result type is fine, as on the page."""
+
+    async def generate_texts(
+        self, texts: Sequence[str], params: Sequence[GenerateParams]
+    ) -> list[rg.GeneratedText]:
+        return [rg.GeneratedText.from_text(text) for text in texts]
+
+
+class TestCustom(GeneratorContract):
+    identifier = "custom!foo,custom_field=true"
+    supports_texts = False
+
+
+async def main() -> None:
+    generator = rg.get_generator("gpt-4o,temperature=0.5", params=rg.GenerateParams(seed=1))
+    assert_type(generator, Generator)
+    assert_type(generator.load().unload(), Generator)
+    assert_type(rg.get_identifier(generator, short=True), str)
+
+    pipeline = generator.chat([rg.Message("system", "Be brief."), {"role": "user", "content": "x"}])
+    chat = await pipeline.with_(temperature=1.0).with_(GenerateParams(top_p=0.5)).run()
+    assert_type(chat, rg.Chat)
+    assert_type(chat.last, rg.Message)
+    assert_type(chat.last.text, str)
+    assert_type(chat.usage, rg.Usage | None)
+    chats = await pipeline.run_many(3, params=[GenerateParams(seed=seed) for seed in range(3)])
+    assert_type(chats, rg.ChatList)
+    assert_type(chats.usage.total_tokens, int)
+    assert_type([chat.stop_reason for chat in chats], list[rg.StopReason])
+
+    completion = await generator.complete("Once").run()
+    assert_type(completion, rg.Completion)
+    assert_type(await generator.complete("Once").run_many(2), list[rg.Completion])
+
+    custom = Custom(model="foo", custom_field=True, api_key="…")
+    registration = rg.register_generator("custom", Custom)
+    assert_type(registration, Registration)
+    registration.undo()
+    with rg.register_generator("lazy", lambda: Custom):
+        await get_generator("lazy!x,custom_field=true").chat("Hi").run()
+    assert_type(custom.load(), Custom)
+
+    try:
+        await custom.chat(["Hi", rg.Message("assistant", [rg.TextPart(text="Hello")])]).run()
+    except RateLimitError as error:
+        assert_type(error.retry_after, float | None)
+    except (GenerationError, rg.RiggingError):
+        raise
+
+    image = rg.ImagePart.from_bytes(b"\x89PNG\r\n\x1a\n", detail="low")
+    await EchoGenerator(model="x").chat(rg.Message("user", ["look", image])).run()
+    scripted = ScriptedGenerator(["a", RateLimitError("slow down", status=429)], model="x")
+    assert_type(scripted.calls[0].params[0].temperature, float | None)
