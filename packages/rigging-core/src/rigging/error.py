@@ -223,7 +223,7 @@ class MissingDependencyError(ProviderLookupError, ImportError):
     """The provider is installed, but a module that it needs is not.
 
     Attributes:
-        dependency: The top-level module that is missing.
+        dependency: The module that is missing; dotted where the package it belongs to is there.
     """
 
     def __init__(self, provider: str, message: str, dependency: str) -> None:

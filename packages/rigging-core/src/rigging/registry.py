@@ -1,9 +1,8 @@
 """Providers: which class a name leads to, and which name leads back to a class.
 
-Installed providers are entry points of the group ``rigging.generators``. The scan reads
-them one distribution at a time, so that one with malformed metadata hurts nobody else,
-and imports nothing; only the class that is asked for is loaded. `Registry.register` puts
-a class in front of the installed ones, in process.
+Installed providers are entry points of the group ``rigging.generators``; only the class
+that is asked for is loaded. `Registry.register` puts a class in front of the installed
+ones, in process.
 
 The lookup order, and why an installed package can never hijack a name, stands with
 `Registry.find`.
@@ -14,29 +13,19 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 import sys
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+from rigging._installed import ENTRY_POINT_GROUP, FIRST_PARTY, Claim, Problem, Scan, scan_installed
+from rigging._loading import PLUGIN_API, load_class
 from rigging._text import nearest
-from rigging._version import __version__
-from rigging.error import (
-    AmbiguousProviderError,
-    BrokenProviderError,
-    IncompatibleProviderError,
-    InvalidGeneratorError,
-    MissingDependencyError,
-    UnknownProviderError,
-)
+from rigging.error import AmbiguousProviderError, InvalidGeneratorError, UnknownProviderError
 from rigging.identifier import is_provider_name, normalize_distribution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
-
-    from importlib_metadata import EntryPoint, IDistribution
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -49,94 +38,9 @@ __all__ = [
     "registry",
 ]
 
-ENTRY_POINT_GROUP: Final = "rigging.generators"
-
-#: The version of the contract between core and providers; a provider's class names the
-#: one it was written for in ``plugin_api``.
-PLUGIN_API: Final = 1
-
-# Names that belong to the distribution `rigging-<name>`, whoever else claims them.
-_FIRST_PARTY: Final = frozenset({"litellm", "openai", "transformers", "vllm"})
-
-# An entry point's value; the extras behind it are obsolete, and carry no meaning here.
-_TARGET: Final = re.compile(r"([\w.]+)\s*:\s*([\w.]+)\s*(?:\[.*\])?\s*")
-
 _logger = logging.getLogger(__name__)
 
 Lazy: TypeAlias = "Callable[[], type]"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """An installed distribution's claim to a provider's name: one entry point.
-
-    Attributes:
-        provider: The name claimed, lower-cased.
-        distribution: The distribution's name, normalised.
-        version: Its version.
-        target: The class, as ``module:attribute``.
-        path: The directory that the distribution is installed in.
-    """
-
-    provider: str
-    distribution: str
-    version: str
-    target: str
-    path: str
-    entry_point: EntryPoint = field(compare=False, repr=False)
-
-    @property
-    def origin(self) -> str:
-        """Distribution, version and target, for messages."""
-        return f"{self.distribution} {self.version} ({self.target})"
-
-    @property
-    def module(self) -> str:
-        """The module of the target; empty where the target does not parse."""
-        match = _TARGET.fullmatch(self.target)
-        return match[1] if match else ""
-
-    @property
-    def attribute(self) -> str:
-        """The class in that module; empty where the target does not parse."""
-        match = _TARGET.fullmatch(self.target)
-        return match[2] if match else ""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A distribution that the scan left out, why, and what to do about it."""
-
-    distribution: str
-    version: str
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version} in {self.path}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What one look at the installed distributions found.
-
-    Attributes:
-        claims: Every claim to a provider's name.
-        problems: Distributions that were left out: unreadable, or shadowed by another
-            copy that stands earlier on ``sys.path``.
-    """
-
-    claims: tuple[Claim, ...]
-    problems: tuple[Problem, ...]
-
-    def claims_to(self, provider: str) -> list[Claim]:
-        """Return the claims to one name."""
-        return [claim for claim in self.claims if claim.provider == provider]
-
-    @property
-    def providers(self) -> set[str]:
-        """The names that are claimed."""
-        return {claim.provider for claim in self.claims}
 
 
 class Registration:
@@ -251,7 +155,7 @@ class Registry:
                 if again:
                     importlib.invalidate_caches()
                 told = self._scan.problems if self._scan is not None else ()
-                self._scan = _scan()
+                self._scan = scan_installed()
                 for problem in self._scan.problems:
                     if problem not in told:
                         _logger.warning("provider left out: %s", problem)
@@ -330,9 +234,9 @@ class Registry:
         """Return the claims whose class has this name; only the best where some are better."""
         claims = [claim for claim in scan.claims if claim.attribute == attribute]
         leading = [claim for claim in claims if self._leads_to(claim, scan)]
-        first_party = [claim for claim in leading if claim.provider in _FIRST_PARTY]
+        first_party = [claim for claim in leading if claim.provider in FIRST_PARTY]
         # Who claims a first-party provider's name does not get at its class's name either.
-        others = [claim for claim in claims if claim.provider not in _FIRST_PARTY]
+        others = [claim for claim in claims if claim.provider not in FIRST_PARTY]
         return first_party or leading or others
 
     def _registration(self, provider: str) -> Registration | None:
@@ -342,7 +246,7 @@ class Registry:
     def _claim(self, provider: str, distribution: str | None, scan: Scan) -> Claim | None:
         claims = scan.claims_to(provider)
         wanted = distribution or _pinned(provider)
-        if wanted is None and provider in _FIRST_PARTY:
+        if wanted is None and provider in FIRST_PARTY:
             wanted = f"rigging-{provider}"
         if wanted is not None:
             return next((claim for claim in claims if claim.distribution == wanted), None)
@@ -359,7 +263,14 @@ class Registry:
     def _is_loaded_as(self, claim: Claim, cls: type) -> bool:
         if self._loaded.get(claim) is cls:
             return True
-        return getattr(sys.modules.get(claim.module), claim.attribute, None) is cls
+        module = sys.modules.get(claim.module)
+        # Not `getattr`: a lazy module may import what is heavy, or fail, when asked for a name.
+        names = vars(module) if module is not None else {}
+        if claim.attribute in names:
+            return names[claim.attribute] is cls
+        return cls.__qualname__ == claim.attribute and f"{cls.__module__}.".startswith(
+            f"{claim.module}."
+        )
 
     # -- Loading -------------------------------------------------------------------------
 
@@ -367,84 +278,18 @@ class Registry:
     # in a thread that holds its import lock, would wait for us and we for it.
 
     def _load_registration(self, registration: Registration, base: type) -> type:
-        return _load(registration.provider, registration.load, base, None)
+        return load_class(registration.provider, registration.load, base, None)
 
     def _load_claim(self, claim: Claim, base: type) -> type:
         cls = self._loaded.get(claim)
         if cls is None:
-            cls = _load(claim.provider, claim.entry_point.load, base, claim)
+            cls = load_class(claim.provider, claim.entry_point.load, base, claim)
             self._loaded[claim] = cls
         return cls
 
 
 #: The registry of this process.
 registry: Final = Registry()
-
-
-def _load(provider: str, load: Callable[[], object], base: type, claim: Claim | None) -> type:
-    """Run foreign code and check what it gives; without a claim, it was registered."""
-    subject = f"provider {provider!r} {f'of {claim.origin}' if claim else 'registered in process'}"
-    try:
-        cls = load()
-    # Whatever a stranger's module raises at import, SystemExit too, is that plugin's fault.
-    except (Exception, SystemExit) as error:
-        missing = _missing_dependency(error, claim)
-        if missing is None:
-            raise BrokenProviderError(
-                provider, f"{subject} cannot be loaded: {_reason(error, claim)}. {_repair(claim)}"
-            ) from error
-        install = f", with all that it needs: `pip install {claim.distribution}`" if claim else ""
-        raise MissingDependencyError(
-            provider,
-            f"{subject} needs the module {missing!r}, which is not installed. Install it{install}.",
-            missing,
-        ) from error
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise BrokenProviderError(
-            provider,
-            f"{subject} is {cls!r}, which is not a subclass of rigging.{base.__name__}. "
-            f"{_repair(claim)}",
-        )
-    found = getattr(cls, "plugin_api", None)
-    if found != PLUGIN_API:
-        if isinstance(found, int) and found > PLUGIN_API:
-            remedy = _upgrade("rigging-core")
-        elif claim:
-            remedy = _upgrade(claim.distribution)
-        else:
-            remedy = "Upgrade the code that registers it."
-        raise IncompatibleProviderError(
-            provider,
-            f"{subject} is written for plugin API {found!r}, rigging-core {__version__} has "
-            f"{PLUGIN_API}. {remedy}",
-            found,
-            PLUGIN_API,
-        )
-    return cls
-
-
-def _missing_dependency(error: BaseException, claim: Claim | None) -> str | None:
-    """Return the module that is not installed, if it is neither the plugin's own nor ours."""
-    if not isinstance(error, ModuleNotFoundError) or not error.name:
-        return None
-    own = {"rigging", claim.module.partition(".")[0] if claim else ""}
-    return None if error.name.partition(".")[0] in own else error.name
-
-
-def _reason(error: BaseException, claim: Claim | None) -> str:
-    if claim is not None and not claim.module:
-        return f"its entry point {claim.target!r} does not read 'module:Class'"
-    return f"{type(error).__name__}: {error}"
-
-
-def _repair(claim: Claim | None) -> str:
-    if claim is None:
-        return "Register a Generator class, or a callable that returns one."
-    return f"{_upgrade(claim.distribution)} If that does not help, report it to its authors."
-
-
-def _upgrade(distribution: str) -> str:
-    return f"Upgrade {distribution}: `pip install --upgrade {distribution}`."
 
 
 # -- Pins, and what to say when nothing is found ------------------------------------------
@@ -465,7 +310,7 @@ def _unknown(
     wanted = distribution or _pinned(provider)
     variable = _pin_variable(provider)
     others = scan.claims_to(provider)
-    near = nearest(provider, _FIRST_PARTY - known)
+    near = nearest(provider, FIRST_PARTY - known)
     details = []
     install = None
     if wanted is not None:
@@ -475,7 +320,7 @@ def _unknown(
         else:
             details.append(f"{asker} asks for {wanted!r}, which is not installed.")
             install = f"pip install {wanted}"
-    elif provider in _FIRST_PARTY:
+    elif provider in FIRST_PARTY:
         install = f"pip install rigging-{provider}"
     elif near:
         details.append(f"{near!r} would come with `pip install rigging-{near}`.")
@@ -490,77 +335,3 @@ def _unknown(
     return UnknownProviderError(
         provider, known - {provider}, install=install, detail=" ".join(details)
     )
-
-
-# -- The scan ----------------------------------------------------------------------------
-
-
-def _scan() -> Scan:
-    # Here and not at the top: it costs as much as all of `import rigging`.
-    import importlib_metadata  # noqa: PLC0415
-
-    claims: set[Claim] = set()
-    problems: list[Problem] = []
-    for distribution in importlib_metadata.distributions():
-        try:
-            found = list(_claims(distribution))
-            # The first of its name on sys.path is what Python imports.
-            first = importlib_metadata.distribution(found[0].distribution) if found else None
-            if first is None or _location(first) == found[0].path:
-                claims.update(found)
-            # Two records of one version are no conflict: setuptools leaves an egg-info beside
-            # what it installs for editing.
-            elif first.version != found[0].version:
-                problems.append(_shadowed(found[0], first))
-        except Exception as error:  # noqa: BLE001 (whatever is wrong, others must not suffer)
-            problems.append(_unreadable(distribution, error))
-    return Scan(tuple(sorted(claims, key=_order)), tuple(problems))
-
-
-def _claims(distribution: IDistribution) -> Iterator[Claim]:
-    # Most distributions have no group of ours: their metadata is not even parsed.
-    if ENTRY_POINT_GROUP not in (distribution.read_text("entry_points.txt") or ""):
-        return
-    for entry_point in distribution.entry_points.select(group=ENTRY_POINT_GROUP):
-        yield Claim(
-            provider=entry_point.name.lower(),
-            distribution=normalize_distribution(distribution.metadata["Name"]),
-            version=distribution.version,
-            target=entry_point.value,
-            path=_location(distribution),
-            entry_point=entry_point,
-        )
-
-
-def _location(distribution: IDistribution) -> str:
-    # Resolved: some systems list one directory twice, `lib` and `lib64`.
-    return os.path.realpath(str(distribution.locate_file("")))
-
-
-def _shadowed(claim: Claim, first: IDistribution) -> Problem:
-    reason = (
-        f"shadowed by version {first.version} in {_location(first)}, which stands earlier on "
-        f"sys.path; uninstall one of them"
-    )
-    return Problem(claim.distribution, claim.version, claim.path, reason)
-
-
-def _unreadable(distribution: IDistribution, error: Exception) -> Problem:
-    reason = (
-        f"its entry points cannot be read ({type(error).__name__}: {error}); reinstall it, or "
-        f"report this to its authors"
-    )
-    try:
-        name, version = str(distribution.metadata["Name"]), str(distribution.version)
-    except Exception:  # noqa: BLE001 (the metadata may be what is broken)
-        name, version = "a distribution", "of unknown version"
-    return Problem(name, version, _location(distribution), reason)
-
-
-def _order(claim: Claim) -> tuple[bool, str, str, str]:
-    # A first-party claim first: should others name the same class, its identifier says ours.
-    return not _is_first_party(claim), claim.provider, claim.distribution, claim.target
-
-
-def _is_first_party(claim: Claim) -> bool:
-    return claim.provider in _FIRST_PARTY and claim.distribution == f"rigging-{claim.provider}"

@@ -21,7 +21,7 @@ class AcmeGenerator(Generator):
     async def generate_messages(
         self,
         messages: Sequence[Sequence[Message]],
-        params: Sequence[GenerateParams],  # noqa: ARG002 (a small model)
+        params: Sequence[GenerateParams],
     ) -> Sequence[GeneratedMessage | BaseException]:
         texts = [conversation[-1].text + "".join(self.marks) for conversation in messages]
         return [GeneratedMessage.from_text(text.upper() if self.shout else text) for text in texts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import absent_engine.runtime
+
 from rigging import Generator
 
 
