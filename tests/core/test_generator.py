@@ -134,7 +134,12 @@ def test_no_field_of_a_subclass_may_start_a_warning() -> None:
         model_kwargs: dict[str, int] | None = None
         batch_size: int | None = 2
 
-    assert WithModelFields(model="m", model_kwargs={"a": 1}).batch_size == 2
+    generator = WithModelFields(model="m", model_kwargs={"a": 1})
+    assert generator.batch_size == 2
+    generator.batch_size = 3
+    assert generator.batch_size == 3
+    with pytest.raises(InvalidGeneratorError, match="batch_size: expected an integer"):
+        generator.batch_size = "many"  # type: ignore[assignment]
 
 
 def test_a_stream_ends_with_the_result_and_raises_its_failure() -> None:

@@ -259,6 +259,12 @@ class Generator(Model):
         yield result.text
         yield result
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        # What a subclass makes a field of is a class variable no longer: it can be assigned.
+        cls.__class_vars__ = cls.__class_vars__ - cls.model_fields.keys()
+
     # -- How it behaves as a value -------------------------------------------------------
 
     def __eq__(self, other: object) -> bool:

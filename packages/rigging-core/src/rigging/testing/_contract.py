@@ -42,8 +42,8 @@ _CALLERS: Final = 20
 class GeneratorContract:
     """What every generator promises. Inherit it, and name a generator.
 
-    Give ``identifier``, or override the fixture `generator` (any scope, so that a model
-    is loaded once). What the backend cannot do is switched off:
+    Give ``identifier``, or override the fixture `generator` (one that is slow to load comes
+    from a session-scoped fixture of your own). What the backend cannot do is switched off:
 
     Attributes:
         identifier: Names the generator to test.

@@ -1,0 +1,263 @@
+"""The generator of the provider ``transformers``."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AliasChoices, BeforeValidator, Field, PrivateAttr, model_validator
+
+from rigging import GeneratedMessage, GeneratedText, GenerateParams, Generator, Message, Usage
+from rigging.error import RiggingError, UnsupportedParameterWarning
+from rigging_transformers._batch import Outcome, Request
+from rigging_transformers._engine import Engine
+from rigging_transformers._loaded import Loaded
+from rigging_transformers._sampling import UNSUPPORTED
+from rigging_transformers._source import LoadSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["TransformersGenerator"]
+
+_SelfT = TypeVar("_SelfT", bound="TransformersGenerator")
+_ResultT = TypeVar("_ResultT", GeneratedMessage, GeneratedText)
+
+
+def _dtype_name(value: object) -> object:
+    """Let a dtype be torch's own object, or its name with the module."""
+    name = str(value) if type(value).__module__ == "torch" else value
+    return name.removeprefix("torch.") if isinstance(name, str) else name
+
+
+class TransformersGenerator(Generator):
+    """Continues conversations and texts with a causal language model, by transformers.
+
+    The model is loaded when it is first needed, or by `load`. Loading and generating run
+    in a thread of the generator's own; requests that come while it is busy wait. What is
+    wrong with ``model`` is said when it is loaded.
+
+    How parameters are understood: ``temperature`` 0 is greedy; a temperature above 0,
+    ``top_p`` or ``top_k`` makes generation sampled; where none is given, the model's own
+    generation config decides. ``max_tokens`` is bounded by the model's context, and is by
+    default ``max_new_tokens`` of the generation config, else 512. ``stop`` may also name a
+    special token. ``seed`` gives a request random numbers of its own, and a batch of its
+    own. ``timeout`` counts from the call, waiting and loading included. ``extra`` goes to
+    transformers' ``generate``, such as ``extra.repetition_penalty=1.1``. ``tools`` go to
+    the chat template; calls that the model writes stay text.
+
+    Attributes:
+        model: A hub id, a directory with configuration, tokenizer and weights, or a GGUF
+            file (which needs the package ``gguf``).
+        api_key: A hub token, for gated and private models.
+        dtype: Type of the weights; None for what the model was saved in. ``torch_dtype``
+            is another name for it.
+        device_map: Where the weights go, as in transformers; None for the accelerator
+            where there is one (``auto``), else the CPU.
+        trust_remote_code: Run code that comes with the model. Only for authors you trust.
+        load_in_8bit: Quantise to 8 bits while loading (needs ``bitsandbytes``).
+        load_in_4bit: Quantise to 4 bits while loading (needs ``bitsandbytes``).
+        dequantize: Unpack a GGUF file's weights into ``dtype`` while loading: many times
+            faster on a CPU, at several times the file's memory. False leaves them packed
+            where transformers can compute on them.
+        batch_size: How many requests are generated for at once; None for all that wait.
+
+    Raises:
+        InvalidGeneratorError: If a field is unknown or a value does not fit.
+
+    Example:
+        >>> import rigging as rg
+        >>> generator = rg.get_generator("transformers!org/model,max_tokens=50,dtype=float32")
+        >>> generator.dtype, generator.params.max_tokens
+        ('float32', 50)
+
+    Source:
+        transformers, "Text generation" and "Quantization: GGUF".
+    """
+
+    plugin_api: ClassVar[int] = 1
+
+    dtype: Annotated[
+        Literal["auto", "float16", "bfloat16", "float32", "float64"] | None,
+        BeforeValidator(_dtype_name),
+    ] = Field(default=None, validation_alias=AliasChoices("dtype", "torch_dtype"))
+    device_map: str | int | dict[str, str | int] | None = None
+    trust_remote_code: bool = False
+    load_in_8bit: bool = False
+    load_in_4bit: bool = False
+    dequantize: bool = True
+    # Core declares it without a value, for subclasses to make a field of it.
+    batch_size: int | None = Field(default=None, ge=1)  # type: ignore[misc]
+
+    _engine: Engine = PrivateAttr(default_factory=Engine)
+    _warned: set[str] = PrivateAttr(default_factory=set)
+
+    @model_validator(mode="after")
+    def _one_quantization(self: _SelfT) -> _SelfT:
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("load_in_8bit and load_in_4bit exclude each other: set one")
+        return self
+
+    @classmethod
+    def from_obj(cls: type[_SelfT], model: Any, tokenizer: Any, **fields: Any) -> _SelfT:
+        """Wrap a model that is already in memory.
+
+        It stays the caller's: it is used as it is (call ``model.eval()`` after training),
+        never changed, and `unload` leaves it alone. Such a generator cannot be pickled.
+
+        Args:
+            model: A causal language model of transformers.
+            tokenizer: Its tokenizer.
+            fields: Of the generator, such as ``params``; ``model`` is filled from the
+                model's configuration.
+
+        Raises:
+            InvalidGeneratorError: If a field is unknown or a value does not fit.
+
+        Example:
+            >>> from transformers import AutoModelForCausalLM, AutoTokenizer  # doctest: +SKIP
+            >>> model = AutoModelForCausalLM.from_pretrained("org/model")  # doctest: +SKIP
+            >>> tokenizer = AutoTokenizer.from_pretrained("org/model")  # doctest: +SKIP
+            >>> generator = TransformersGenerator.from_obj(model, tokenizer)  # doctest: +SKIP
+        """
+        name = getattr(model.config, "name_or_path", None) or type(model).__name__
+        generator = cls(model=name, **fields)
+        generator._engine = Engine(Loaded(model, tokenizer, name))
+        return generator
+
+    def load(self: _SelfT) -> _SelfT:
+        """Load the model now, and wait for it. Does nothing if it is loaded.
+
+        Returns:
+            The generator itself.
+
+        Raises:
+            ModelNotFoundError: If ``model`` names nothing, or a directory that lacks
+                something.
+            MissingDependencyError: If a package that it needs is not installed.
+            ProviderConnectionError: If it is neither in the cache nor the hub in reach.
+            GenerationError: If it does not load; the subclass says why.
+        """
+        self._engine.load(self._spec())
+        return self
+
+    def unload(self: _SelfT) -> _SelfT:
+        """Give the model's memory back, once running requests are answered.
+
+        The next use loads it again. Does nothing if none is loaded, or if it came by
+        `from_obj`.
+
+        Returns:
+            The generator itself.
+        """
+        self._engine.unload()
+        return self
+
+    async def generate_messages(
+        self, messages: Sequence[Sequence[Message]], params: Sequence[GenerateParams]
+    ) -> Sequence[GeneratedMessage | BaseException]:
+        """Continue each conversation by one message, laid out by the model's chat template.
+
+        Args:
+            messages: Conversations, shape ``(batch, length_i)``; text only.
+            params: Override the generator's own; one per conversation.
+
+        Returns:
+            One result or failure per conversation, in order. Usage counts the token that
+            ended an answer, too.
+
+        Raises:
+            RiggingError: If the model cannot be loaded; see `load`.
+        """
+        return await self._generate([tuple(m) for m in messages], params, GeneratedMessage)
+
+    async def generate_texts(
+        self, texts: Sequence[str], params: Sequence[GenerateParams]
+    ) -> Sequence[GeneratedText | BaseException]:
+        """Continue each text; the prompt is no part of the result.
+
+        Args:
+            texts: Prompts, shape ``(batch,)``.
+            params: Override the generator's own; one per text.
+
+        Returns:
+            One result or failure per text, in order.
+
+        Raises:
+            RiggingError: If the model cannot be loaded; see `load`.
+        """
+        return await self._generate(texts, params, GeneratedText)
+
+    def __copy__(self: _SelfT) -> _SelfT:
+        copied = super().__copy__()
+        # Two generators never share an engine: each could change what the other has loaded.
+        copied._engine = self._engine.twin()
+        copied._warned = set()
+        return copied
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self._engine.is_borrowed:
+            raise RiggingError(
+                f"a generator made by {type(self).__name__}.from_obj cannot be pickled: the model "
+                f"object would not go along. Save the model to a directory and name that: "
+                f"{type(self).__name__}(model=directory)"
+            )
+        return super().__reduce__()
+
+    async def _generate(
+        self,
+        prompts: Sequence[str | tuple[Message, ...]],
+        params: Sequence[GenerateParams],
+        kind: type[_ResultT],
+    ) -> list[_ResultT | BaseException]:
+        now = time.monotonic()
+        # What the generator holds is overridden by what the call passes.
+        merged = [self.params.merge_with(own) for own in params]
+        requests = [
+            Request(prompt, own, now + own.timeout if own.timeout else None)
+            for prompt, own in zip(prompts, merged, strict=True)
+        ]
+        # A text has no place for tools.
+        unsupported = UNSUPPORTED if kind is GeneratedMessage else (*UNSUPPORTED, "tools")
+        self._warn_unsupported(
+            name for own in merged for name in unsupported if getattr(own, name) is not None
+        )
+        if not requests:
+            return []
+        outcomes = await self._engine.run(self._spec(), requests)
+        self._warn_unsupported(
+            name for outcome in outcomes if isinstance(outcome, Outcome) for name in outcome.ignored
+        )
+        return [
+            _result(outcome, kind) if isinstance(outcome, Outcome) else outcome
+            for outcome in outcomes
+        ]
+
+    def _spec(self) -> LoadSpec:
+        return LoadSpec(
+            model=self.model,
+            dtype=self.dtype,
+            device_map=self.device_map,
+            trust_remote_code=self.trust_remote_code,
+            load_in_8bit=self.load_in_8bit,
+            load_in_4bit=self.load_in_4bit,
+            dequantize=self.dequantize,
+            token=self.api_key,
+        )
+
+    def _warn_unsupported(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self._warned:
+                continue
+            self._warned.add(name)
+            warnings.warn(
+                f"transformers!{self.model} cannot honour {name!r}: it is left out",
+                UnsupportedParameterWarning,
+                stacklevel=4,
+            )
+
+
+def _result(outcome: Outcome, kind: type[_ResultT]) -> _ResultT:
+    usage = Usage(input_tokens=outcome.input_tokens, output_tokens=outcome.output_tokens)
+    return kind.from_text(outcome.text, outcome.stop_reason, usage=usage)

@@ -1,0 +1,94 @@
+"""A model in memory with its tokenizer, and what a request needs to know of them."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rigging_transformers._source import LoadSpec
+
+__all__ = ["Loaded"]
+
+# Prompt tokens decoded with what follows them: some tokenizers drop the blank before
+# the first word of what they decode.
+_LEAD: Final = 8
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and its tokenizer.
+
+    Attributes:
+        model: A causal language model of transformers.
+        tokenizer: Its tokenizer.
+        name: What the caller calls it, for errors.
+        spec: What it was loaded by; None if it is the caller's own, so not ours to unload.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    spec: LoadSpec | None = None
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The model's generation config, as far as it says anything."""
+        config = self.model.generation_config.to_dict()
+        return {name: value for name, value in config.items() if value is not None}
+
+    @cached_property
+    def context(self) -> int | None:
+        """Tokens that prompt and answer may have together; None if there is no limit."""
+        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return length if isinstance(length, int) and length > 0 else None
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: those of the generation config and of the tokenizer."""
+        return frozenset(
+            id_
+            for source in (self.defaults.get("eos_token_id"), self.tokenizer.eos_token_id)
+            for id_ in as_ids(source)
+        )
+
+    @cached_property
+    def pad_id(self) -> int:
+        """What fills the rows of a batch; it is masked, so any token will do."""
+        known = (self.tokenizer.pad_token_id, self.defaults.get("pad_token_id"))
+        return next((id_ for id_ in known if id_ is not None), min(self.end_ids, default=0))
+
+    @cached_property
+    def masks(self) -> bool:
+        """Whether padding can be masked. Without that, only rows of one length go together."""
+        return "attention_mask" in inspect.signature(self.model.forward).parameters
+
+    def special_id(self, text: str) -> int | None:
+        """Return the special token that ``text`` spells, which no decoded text ever shows."""
+        id_: int | None = self.tokenizer.get_added_vocab().get(text)
+        return id_ if id_ in self.tokenizer.all_special_ids else None
+
+    def continuation(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """Decode ``tokens`` as they read behind ``prompt``; special tokens are left out."""
+        lead = prompt[-_LEAD:]
+        before = self._decode(lead)
+        text = self._decode([*lead, *tokens])
+        # A character that the prompt ends in the middle of is decoded otherwise when whole.
+        return text[len(before) :] if text.startswith(before) else self._decode(tokens)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def as_ids(value: int | Sequence[int] | None) -> list[int]:
+    """Return token ids as a list, however a configuration writes them."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)

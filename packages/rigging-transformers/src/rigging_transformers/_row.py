@@ -1,0 +1,95 @@
+"""One request on its way through a batch: its prompt, its tokens, and when it ends.
+
+A row knows by itself when it is finished, whatever else the batch holds. No tensor
+comes here; the decoding loop hands over each token as it falls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from rigging_transformers._sampling import Plan
+
+__all__ = ["End", "Row", "cut_at_stop"]
+
+End: TypeAlias = Literal["stop", "length", "timeout"]
+
+# Tokens decoded beyond those that a stop text can span: a window's first character may
+# be half a one, and some tokens decode to nothing.
+_MARGIN: Final = 8
+
+
+@dataclass
+class Row:
+    """One request, prepared.
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        plan: How its tokens are chosen.
+        max_tokens: How many may be generated, at least 1.
+        end_ids: Tokens that end it, and are no part of its text.
+        stops: Texts that end it, likewise.
+        deadline: Time (`time.monotonic`, seconds) after which it is given up.
+        decode: Makes text of generated token ids.
+        tokens: What was generated so far, with the token that ended it.
+        end: Why it ended; None while it runs.
+    """
+
+    prompt: Sequence[int]
+    plan: Plan
+    max_tokens: int
+    end_ids: Collection[int]
+    stops: Sequence[str]
+    deadline: float | None
+    decode: Callable[[Sequence[int]], str]
+    tokens: list[int] = field(default_factory=list)
+    end: End | None = None
+
+    def add(self, token: int, now: float) -> None:
+        """Take the next token, and find out whether it is the last."""
+        self.tokens.append(token)
+        if token in self.end_ids or self._has_stop():
+            self.end = "stop"
+        elif len(self.tokens) >= self.max_tokens:
+            self.end = "length"
+        elif self.is_late(now):
+            self.end = "timeout"
+
+    def is_late(self, now: float) -> bool:
+        """Tell whether the deadline has passed."""
+        return self.deadline is not None and now > self.deadline
+
+    @property
+    def text(self) -> str:
+        """What was generated, up to the stop text or token that ended it."""
+        ended_by_token = self.tokens and self.tokens[-1] in self.end_ids
+        return cut_at_stop(
+            self.decode(self.tokens[:-1] if ended_by_token else self.tokens), self.stops
+        )
+
+    def _has_stop(self) -> bool:
+        if not self.stops:
+            return False
+        # A token is a byte at least, so a stop text lies within so many of the last ones.
+        window = max(len(stop.encode()) for stop in self.stops) + _MARGIN
+        recent = self.decode(self.tokens[-window:])
+        if not any(stop in recent for stop in self.stops):
+            return False
+        # The beginning of a window may decode differently, so the whole text decides.
+        text = self.decode(self.tokens)
+        return any(stop in text for stop in self.stops)
+
+
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
+    """Return ``text`` up to where the first of ``stops`` begins.
+
+    Example:
+        >>> cut_at_stop("one; two. three", [".", ";"])
+        'one'
+    """
+    found = [index for index in map(text.find, stops) if index >= 0]
+    return text[: min(found)] if found else text

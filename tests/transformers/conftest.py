@@ -1,0 +1,58 @@
+"""The tiny model, made once per run, and transformers' own view of it for comparison."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from rigging_transformers import TransformersGenerator
+from tests.support.tiny_model import make_tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+class Reference(NamedTuple):
+    """The tiny model as transformers itself loads it: what ours is compared with."""
+
+    model: Any
+    tokenizer: Any
+
+    def new_tokens(self, prompt: str, **options: Any) -> list[int]:
+        """Generate for one prompt by a plain call of ``generate``."""
+        inputs = self.tokenizer(prompt, return_tensors="pt")
+        output = self.model.generate(**inputs, **{"do_sample": False, **options})
+        return list(output[0, inputs["input_ids"].shape[1] :].tolist())
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def reference(tiny_model: Path) -> Reference:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return Reference(
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        AutoTokenizer.from_pretrained(tiny_model),
+    )
+
+
+@pytest.fixture
+def generator(tiny_model: Path) -> Iterator[TransformersGenerator]:
+    generator = TransformersGenerator(model=str(tiny_model))
+    yield generator
+    generator.unload()
+
+
+@pytest.fixture
+def borrowing(reference: Reference) -> TransformersGenerator:
+    """A generator around the reference's own model, which costs no loading."""
+    return TransformersGenerator.from_obj(reference.model, reference.tokenizer)

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rigging import GeneratedText, GenerateParams
+from rigging.error import ProviderTimeoutError
+from rigging_transformers import TransformersGenerator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.transformers.conftest import Reference
+
+LONG = GenerateParams(max_tokens=200, temperature=0)
+SHORT = GenerateParams(max_tokens=3, temperature=0)
+
+
+class Steps:
+    """Counts the model's forward passes, and calls ``then`` after each."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.then: Callable[[int], object] = lambda _: None
+
+    def __call__(self, *_: Any) -> None:
+        self.count += 1
+        self.then(self.count)
+
+
+@pytest.fixture
+def steps(reference: Reference) -> Iterator[Steps]:
+    steps = Steps()
+    handle = reference.model.register_forward_hook(steps)
+    yield steps
+    handle.remove()
+
+
+def test_the_event_loop_runs_on_while_a_batch_is_generated(
+    borrowing: TransformersGenerator,
+) -> None:
+    async def main() -> tuple[float, float]:
+        stalls: list[float] = []
+
+        async def beat() -> None:
+            while True:
+                before = time.perf_counter()
+                await asyncio.sleep(0.005)
+                stalls.append(time.perf_counter() - before)
+
+        heart = asyncio.create_task(beat())
+        start = time.perf_counter()
+        await borrowing.generate_texts(["Hello there"] * 32, [LONG] * 32)
+        took = time.perf_counter() - start
+        heart.cancel()
+        return took, max(stalls)
+
+    took, stall = asyncio.run(main())
+
+    assert stall < took / 4, f"the loop stood still for {stall:.3f} of {took:.3f} s"
+
+
+def test_cancelling_ends_the_generation_within_a_step(
+    borrowing: TransformersGenerator, steps: Steps
+) -> None:
+    cancelled = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(borrowing.generate_texts(["Hello"] * 2, [LONG] * 2))
+
+        def cancel(step: int) -> None:
+            if step == 3:
+                loop.call_soon_threadsafe(task.cancel)
+                cancelled.wait(10)
+
+        steps.then = cancel
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        cancelled.set()
+        # The thread is free: what is asked next is answered.
+        (result,) = await borrowing.generate_texts(["Hello"], [SHORT])
+        assert isinstance(result, GeneratedText)
+
+    asyncio.run(main())
+
+    assert steps.count == 3 + 3
+
+
+def test_cancelling_a_waiting_call_takes_it_out_of_the_queue(
+    borrowing: TransformersGenerator, steps: Steps
+) -> None:
+    async def main() -> None:
+        first = asyncio.create_task(borrowing.generate_texts(["Hello"], [SHORT]))
+        second = asyncio.create_task(borrowing.generate_texts(["Hello"], [LONG]))
+        await asyncio.sleep(0)
+        second.cancel()
+        await first
+        await asyncio.gather(second, return_exceptions=True)
+        await borrowing.generate_texts(["Hello"], [SHORT])
+
+    asyncio.run(main())
+
+    # At most one step of the cancelled call, if it had begun.
+    assert steps.count <= 3 + 1 + 3
+
+
+def test_a_timeout_fails_its_own_item_only(borrowing: TransformersGenerator, steps: Steps) -> None:
+    steps.then = lambda _: time.sleep(0.05)
+    hurried = SHORT.merge_with(GenerateParams(max_tokens=100, timeout=0.2))
+
+    late, fine = asyncio.run(borrowing.generate_texts(["Hello"] * 2, [hurried, SHORT]))
+
+    assert isinstance(late, ProviderTimeoutError)
+    assert "no answer within 0.2 s" in str(late)
+    assert late.retryable
+    assert isinstance(fine, GeneratedText)
+    assert 3 <= steps.count <= 6
+
+
+def test_a_timeout_ends_other_loops_too(borrowing: TransformersGenerator, steps: Steps) -> None:
+    steps.then = lambda _: time.sleep(0.05)
+    hurried = GenerateParams(max_tokens=100, timeout=0.2, extra={"num_beams": 2})
+
+    (late,) = asyncio.run(borrowing.generate_texts(["Hello"], [hurried]))
+
+    assert isinstance(late, ProviderTimeoutError)
+    assert steps.count <= 6
+
+
+def test_a_request_that_waits_too_long_fails_in_time_and_is_never_begun(
+    borrowing: TransformersGenerator, steps: Steps
+) -> None:
+    steps.then = lambda _: time.sleep(0.05)
+
+    async def main() -> None:
+        running = asyncio.create_task(
+            borrowing.generate_texts(["Hello"], [GenerateParams(max_tokens=20)])
+        )
+        await asyncio.sleep(0.05)
+        hurried = SHORT.merge_with(GenerateParams(timeout=0.1))
+        (late,) = await borrowing.generate_texts(["Hello"], [hurried])
+        assert isinstance(late, ProviderTimeoutError)
+        assert not running.done()
+        await running
+
+    asyncio.run(main())
+
+    assert steps.count == 20
+
+
+def test_one_event_loop_after_another(generator: TransformersGenerator) -> None:
+    first, second = (asyncio.run(generator.generate_texts(["Hello"], [SHORT])) for _ in range(2))
+
+    assert [str(result) for result in first] == [str(result) for result in second]
+
+
+def test_event_loops_in_several_threads_share_the_engine(
+    borrowing: TransformersGenerator,
+) -> None:
+    expected = asyncio.run(borrowing.complete("Hello").with_(SHORT).run()).generated
+    said: list[str] = []
+
+    def run() -> None:
+        pipeline = borrowing.complete("Hello").with_(SHORT)
+        said.append(asyncio.run(pipeline.run()).generated)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert said == [expected] * 4
+
+
+def test_many_callers_each_get_their_own(borrowing: TransformersGenerator) -> None:
+    prompts = [f"number {n}" for n in range(10)]
+
+    async def main() -> list[str]:
+        pipelines = [borrowing.complete(prompt).with_(SHORT) for prompt in prompts]
+        done = await asyncio.gather(*(pipeline.run() for pipeline in pipelines))
+        return [completion.generated for completion in done]
+
+    together = asyncio.run(main())
+    batch = asyncio.run(borrowing.generate_texts(prompts, [SHORT] * 10))
+
+    assert together == [str(result) for result in batch]
+
+
+@pytest.mark.parametrize(("size", "widths"), [(None, [5]), (2, [2, 2, 1]), (1, [1] * 5)])
+def test_a_batch_size_bounds_what_is_generated_for_at_once(
+    reference: Reference, size: int | None, widths: list[int]
+) -> None:
+    generator = TransformersGenerator.from_obj(
+        reference.model, reference.tokenizer, batch_size=size
+    )
+    seen: list[int] = []
+    handle = reference.model.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    asyncio.run(generator.complete("Hello").with_(max_tokens=1, temperature=0).run_many(5))
+    handle.remove()
+
+    assert seen == widths

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+import weakref
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+import rigging as rg
+from rigging import GeneratedText, GenerateParams
+from rigging.error import BadRequestError, RiggingError
+from rigging_transformers import TransformersGenerator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.transformers.conftest import Reference
+
+KEY = "hf_planted_7c1e5b0a"
+SHORT = GenerateParams(max_tokens=3, temperature=0)
+
+
+def say(generator: TransformersGenerator) -> str:
+    return asyncio.run(generator.complete("The quick").with_(SHORT).run()).generated
+
+
+def loaded_model(generator: TransformersGenerator) -> weakref.ref[torch.nn.Module]:
+    own = generator._engine._own
+    assert own is not None
+    return weakref.ref(own.model)
+
+
+def test_nothing_is_loaded_before_it_is_needed(generator: TransformersGenerator) -> None:
+    assert generator._engine._own is None
+    assert generator._engine._thread is None
+
+
+def test_loading_and_unloading_may_be_repeated_and_alternated(
+    generator: TransformersGenerator,
+) -> None:
+    assert generator.unload() is generator
+    assert generator.load() is generator
+    first = say(generator)
+    model = loaded_model(generator)
+    assert generator.load() is generator
+    assert loaded_model(generator)() is model()
+
+    assert generator.unload().unload() is generator
+    assert say(generator) == first
+
+
+def test_unloading_gives_the_memory_back(generator: TransformersGenerator) -> None:
+    bad = SHORT.merge_with(GenerateParams(extra={"no_repeat_ngram_size": "x"}))
+    results = asyncio.run(generator.generate_texts(["Hi", "Hi", "Hi"], [SHORT, bad, SHORT]))
+    assert isinstance(results[0], GeneratedText)
+    assert isinstance(results[1], BadRequestError)
+    model = loaded_model(generator)
+    weights = weakref.ref(next(model().parameters()))  # type: ignore[union-attr]
+
+    generator.unload()
+
+    # Nor do results and errors that the caller keeps hold on to it.
+    assert model() is None
+    assert weights() is None
+    assert results
+
+
+def test_a_generator_that_is_dropped_takes_its_model_along(tiny_model: Path) -> None:
+    generator = TransformersGenerator(model=str(tiny_model)).load()
+    model = loaded_model(generator)
+
+    del generator
+    gc.collect()
+
+    assert model() is None
+
+
+def test_threads_that_load_and_unload_at_once_do_no_harm(
+    generator: TransformersGenerator,
+) -> None:
+    expected = say(generator)
+    failures: list[BaseException] = []
+
+    def toggle() -> None:
+        try:
+            for _ in range(3):
+                generator.load()
+                assert say(generator) == expected
+                generator.unload()
+        except BaseException as error:  # noqa: BLE001 (handed to the test's own thread)
+            failures.append(error)
+
+    threads = [Thread(target=toggle) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+
+
+def test_a_field_that_is_assigned_makes_it_another_model(
+    generator: TransformersGenerator,
+) -> None:
+    generator.load()
+    first = loaded_model(generator)()
+
+    generator.dtype = "bfloat16"
+    say(generator)
+
+    second = loaded_model(generator)()
+    assert first is not None
+    assert second is not None
+    assert (first.dtype, second.dtype) == (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("value", ["bfloat16", "torch.bfloat16"])
+def test_the_dtype_can_be_given_by_both_names(tiny_model: Path, key: str, value: str) -> None:
+    generator = rg.get_generator(f"transformers!{tiny_model},{key}={value}")
+
+    assert isinstance(generator, TransformersGenerator)
+    assert generator.to_identifier() == f"transformers!{tiny_model},dtype=bfloat16"
+    model = loaded_model(generator.load())()
+    assert model is not None
+    assert model.dtype == torch.bfloat16
+    generator.unload()
+
+
+def test_the_dtype_may_be_torchs_own_object() -> None:
+    assert TransformersGenerator(model="org/model", dtype=torch.float16).dtype == "float16"
+
+
+def test_the_device_map_is_transformers_own(tiny_model: Path) -> None:
+    identifier = f"transformers!{tiny_model},device_map=cpu"
+    generator = rg.get_generator(identifier)
+    mapped = TransformersGenerator(model=str(tiny_model), device_map={"": "cpu"})
+
+    assert generator.to_identifier() == identifier
+    assert rg.get_generator(mapped.to_identifier()) == mapped
+    assert isinstance(generator, TransformersGenerator)
+    assert say(generator) == say(mapped)
+
+
+def test_two_generators_share_nothing(generator: TransformersGenerator) -> None:
+    generator.load()
+    for other in (copy.copy(generator), copy.deepcopy(generator), generator.model_copy()):
+        assert other == generator
+        assert other.load()._engine is not generator._engine
+        assert loaded_model(other)() is not loaded_model(generator)()
+
+
+# -- Models that are the caller's own ----------------------------------------------------
+
+
+def test_a_wrapped_model_is_used_as_it_is_and_never_unloaded(reference: Reference) -> None:
+    generator = TransformersGenerator.from_obj(
+        reference.model, reference.tokenizer, params=GenerateParams(max_tokens=2)
+    )
+    before = {name: weight.clone() for name, weight in reference.model.state_dict().items()}
+    config = reference.model.generation_config.to_dict()
+
+    first = say(generator)
+    assert generator.load() is generator
+    assert generator.unload() is generator
+
+    assert say(generator) == first
+    assert generator.params.max_tokens == 2
+    assert generator.model == reference.model.config.name_or_path
+    assert reference.model.generation_config.to_dict() == config
+    for name, weight in reference.model.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+
+def test_a_wrapped_model_equals_the_same_loaded_by_name(
+    generator: TransformersGenerator, reference: Reference
+) -> None:
+    wrapped = TransformersGenerator.from_obj(reference.model, reference.tokenizer)
+
+    assert wrapped == generator
+    assert say(wrapped) == say(generator)
+    assert say(copy.copy(wrapped)) == say(generator)
+
+
+def test_a_wrapped_model_without_a_name_is_called_by_its_class(reference: Reference) -> None:
+    nameless = copy.deepcopy(reference.model)
+    nameless.config.name_or_path = ""
+
+    generator = TransformersGenerator.from_obj(nameless, reference.tokenizer)
+
+    assert generator.to_identifier() == "transformers!LlamaForCausalLM"
+
+
+def test_a_wrapped_model_does_not_pickle_and_says_what_to_do(
+    borrowing: TransformersGenerator,
+) -> None:
+    with pytest.raises(RiggingError, match="Save the model to a directory and name that"):
+        pickle.dumps(borrowing)
+
+
+# -- As a value --------------------------------------------------------------------------
+
+
+def test_a_generator_pickles_loaded_or_not(generator: TransformersGenerator) -> None:
+    generator.params = SHORT
+    expected = say(generator)
+
+    again = pickle.loads(pickle.dumps(generator))
+
+    assert again == generator
+    assert again._engine._own is None
+    assert say(again) == expected
+
+
+def test_the_key_is_shown_nowhere(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    generator = TransformersGenerator(model=str(tiny_model), api_key=KEY)
+    say(generator)
+    lost = TransformersGenerator(model="./nowhere", api_key=KEY)
+    with pytest.raises(RiggingError, match="no such file") as caught:
+        lost.load()
+
+    shown = [
+        repr(generator),
+        str(generator.model_dump()),
+        generator.model_dump_json(),
+        generator.to_identifier(),
+        repr(pickle.dumps(generator)),
+        repr(generator._spec()),
+        repr(generator._engine._own),
+        str(caught.value),
+        repr(caught.value),
+        caplog.text,
+    ]
+    for text in shown:
+        assert KEY not in text
