@@ -5,20 +5,20 @@ was none: a refused connection is its ``InternalServerError`` with status 500. W
 happened is in the chain behind the exception (of the OpenAI SDK, httpx and the socket), so
 that is read first. The names decide where the chain says nothing.
 
-| what happened                             | litellm                     | ours                    |
-|------------------------------------------|-----------------------------|-------------------------|
-| 400, the prompt is too long               | ContextWindowExceededError  | ContextLengthError      |
-| 400, the content is refused               | ContentPolicyViolationError | ContentFilterError      |
-| 400, 422, any other                       | BadRequestError             | BadRequestError         |
-| 401                                       | AuthenticationError         | AuthenticationError     |
-| 402                                       | PaymentRequiredError        | PermissionDeniedError   |
-| 403                                       | APIError                    | PermissionDeniedError   |
-| 404                                       | NotFoundError               | ModelNotFoundError      |
-| 408, 504, the client's own limit          | Timeout                     | ProviderTimeoutError    |
-| 429                                       | RateLimitError              | RateLimitError          |
-| 500, 502, 503                             | one class for each          | ProviderServerError     |
-| refused, reset, no such host              | InternalServerError (500)   | ProviderConnectionError |
-| an answer that is no completion           | InternalServerError (500)   | ResponseError           |
+| what happened                     | litellm                     | ours                    |
+|-----------------------------------|-----------------------------|-------------------------|
+| 400, the prompt is too long       | ContextWindowExceededError  | ContextLengthError      |
+| 400, the content is refused       | ContentPolicyViolationError | ContentFilterError      |
+| 400, 422, any other               | BadRequestError             | BadRequestError         |
+| 401                               | AuthenticationError         | AuthenticationError     |
+| 402                               | PaymentRequiredError        | PermissionDeniedError   |
+| 403                               | APIError                    | PermissionDeniedError   |
+| 404                               | NotFoundError               | ModelNotFoundError      |
+| 408, 504, the client's own limit  | Timeout                     | ProviderTimeoutError    |
+| 429                               | RateLimitError              | RateLimitError          |
+| 500, 502, 503                     | one class for each          | ProviderServerError     |
+| refused, reset, no such host      | InternalServerError (500)   | ProviderConnectionError |
+| an answer that is no completion   | InternalServerError (500)   | ResponseError           |
 """
 
 from __future__ import annotations
@@ -142,10 +142,10 @@ def _judge(
     coded = next((_BY_CODE[c] for c in map(_code, chain) if c in _BY_CODE), None)
     if coded is not None:
         return coded, status
-    if status is not None and (verdict is None or not _fits(verdict, status)):
-        return _BY_STATUS.get(status) or _by_range(status), status
-    if status is not None and verdict is not None:
-        return verdict, status
+    if status is not None:
+        exact = _BY_STATUS.get(status) or _by_range(status)
+        # The verdict counts where it says more than the status does.
+        return verdict if verdict is not None and issubclass(verdict, exact) else exact, status
     if names & _TOO_LATE:
         return ProviderTimeoutError, None
     if names & _NO_ANSWER or any(isinstance(link, ConnectionError) for link in chain):
@@ -154,11 +154,6 @@ def _judge(
     if verdict in _GUESSED and (stumbled or _NO_COMPLETION.search(str(error))):
         return ResponseError, None
     return verdict or GenerationError, None
-
-
-def _fits(verdict: type[GenerationError], status: int) -> bool:
-    """Tell whether litellm's verdict is at least as exact as the status."""
-    return issubclass(verdict, _BY_STATUS.get(status) or _by_range(status))
 
 
 def _by_range(status: int) -> type[GenerationError]:

@@ -7,7 +7,6 @@ thread. Its global switches are left alone: whatever a request needs goes into i
 from __future__ import annotations
 
 import asyncio
-import importlib
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
@@ -15,18 +14,24 @@ from pydantic import Field, PrivateAttr
 
 from rigging.error import (
     InvalidMessageError,
-    MissingDependencyError,
     RiggingError,
     UnsupportedParameterWarning,
 )
 from rigging.generator import Generator
 from rigging_litellm._errors import PROVIDER, to_rigging_error
+from rigging_litellm._library import Library
 from rigging_litellm._limits import Limits
-from rigging_litellm._request import request_arguments, unsupported_names
+from rigging_litellm._request import (
+    CHAT_ONLY,
+    dropped_silently,
+    refused_by_litellm,
+    request_arguments,
+)
 from rigging_litellm._results import to_message, to_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from rigging.message import Message
     from rigging.params import GenerateParams
@@ -76,8 +81,8 @@ class LiteLLMGenerator(Generator):
     max_connections: int = Field(default=10, ge=0)
     min_delay_between_requests: float = Field(default=0, ge=0, allow_inf_nan=False)
 
+    _library: Library = PrivateAttr(default_factory=Library)
     _limits: Limits = PrivateAttr(default_factory=Limits)
-    _litellm: Any = PrivateAttr(default=None)
     _warned: set[str] = PrivateAttr(default_factory=set)
 
     async def generate_messages(
@@ -95,13 +100,19 @@ class LiteLLMGenerator(Generator):
         Raises:
             MissingDependencyError: If litellm is not installed.
         """
-        litellm = await self._library()
+        litellm = await self._library.get()
 
         async def one(conversation: Sequence[Message], own: GenerateParams) -> GeneratedMessage:
             if not conversation:
                 raise InvalidMessageError("the conversation is empty: pass at least one message")
-            sent = [message.to_openai() for message in conversation]
-            return await self._ask(litellm.acompletion, {"messages": sent}, own, to_message)
+            arguments = request_arguments(self.params.merge_with(own))
+            dropped = dropped_silently(litellm, self.model, arguments)
+            return await self._ask(
+                litellm.acompletion,
+                {"messages": [message.to_openai() for message in conversation]},
+                self._without(dropped, arguments),
+                to_message,
+            )
 
         return await _each(one, messages, params)
 
@@ -120,66 +131,63 @@ class LiteLLMGenerator(Generator):
         Raises:
             MissingDependencyError: If litellm is not installed.
         """
-        litellm = await self._library()
+        litellm = await self._library.get()
 
         async def one(text: str, own: GenerateParams) -> GeneratedText:
-            return await self._ask(litellm.atext_completion, {"prompt": text}, own, to_text)
+            arguments = request_arguments(self.params.merge_with(own))
+            return await self._ask(
+                litellm.atext_completion,
+                {"prompt": text},
+                self._without(CHAT_ONLY, arguments),
+                to_text,
+            )
 
         return await _each(one, texts, params)
-
-    async def _library(self) -> Any:
-        if self._litellm is None:
-            self._litellm = await asyncio.to_thread(_import_litellm)
-        return self._litellm
 
     async def _ask(
         self,
         call: Callable[..., Awaitable[Any]],
         prompt: Mapping[str, Any],
-        params: GenerateParams,
-        read: Callable[[Any], _ResultT],
+        arguments: dict[str, Any],
+        read: Callable[[Any, str], _ResultT],
     ) -> _ResultT:
-        """Send one request; without what litellm says that the model does not take."""
-        merged = self.params.merge_with(params)
-        options = request_arguments(merged)
+        """Send one request; what litellm says that the model does not take is left out."""
         while True:
             try:
-                return read(await self._send(call, {**prompt, **options}, merged.timeout))
+                response = await self._send(call, {**prompt, **arguments})
+                return read(response, self.model)
             except RiggingError:
                 raise
             except Exception as error:
-                unsupported = unsupported_names(error, options)
-                if not unsupported:
-                    # With the chain, because litellm keeps what really happened in there.
+                refused = refused_by_litellm(error, arguments)
+                if not refused:
                     raise to_rigging_error(error, model=self.model, api_key=self.api_key) from error
-                self._warn(unsupported)
-                options = {k: v for k, v in options.items() if k not in unsupported}
+                arguments = self._without(refused, arguments)
 
-    async def _send(
-        self, call: Callable[..., Awaitable[Any]], arguments: dict[str, Any], limit_s: float | None
-    ) -> Any:
+    async def _send(self, call: Callable[..., Awaitable[Any]], arguments: dict[str, Any]) -> Any:
         fixed: dict[str, Any] = {"model": self.model, "num_retries": 0, "max_retries": 0}
         if self.api_key is not None:
             fixed["api_key"] = self.api_key
+        limit_s = arguments.get("timeout")
         slot = self._limits.slot(self.max_connections, self.min_delay_between_requests / 1000)
         async with slot as left:
             if self.min_delay_between_requests:
                 # litellm calls it when the request leaves, which is up to a second after
                 # this call: without it, the first requests would arrive all at once.
                 fixed["logger_fn"] = lambda _details: left()
-            backstop = None if limit_s is None else limit_s + _GRACE_S
-            async with asyncio.timeout(backstop):
+            async with asyncio.timeout(None if limit_s is None else limit_s + _GRACE_S):
                 return await call(**arguments, **fixed)
 
-    def _warn(self, unsupported: Sequence[str]) -> None:
-        for name in unsupported:
-            if name not in self._warned:
-                self._warned.add(name)
-                warnings.warn(
-                    f"{PROVIDER}!{self.model} does not take {name!r}: it is left out",
-                    UnsupportedParameterWarning,
-                    stacklevel=2,
-                )
+    def _without(self, names: AbstractSet[str], arguments: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what cannot be sent, and say so once."""
+        for name in sorted(names & arguments.keys() - self._warned):
+            self._warned.add(name)
+            warnings.warn(
+                f"{PROVIDER}!{self.model} does not take {name!r}: it is left out",
+                UnsupportedParameterWarning,
+                stacklevel=2,
+            )
+        return {name: value for name, value in arguments.items() if name not in names}
 
 
 async def _each(
@@ -189,20 +197,3 @@ async def _each(
 ) -> list[_ResultT | BaseException]:
     pairs = zip(inputs, params, strict=True)
     return await asyncio.gather(*(one(*pair) for pair in pairs), return_exceptions=True)
-
-
-def _import_litellm() -> Any:
-    try:
-        return importlib.import_module("litellm")
-    except ModuleNotFoundError as error:
-        missing = (error.name or "litellm").partition(".")[0]
-        remedy = (
-            "pip install litellm"
-            if missing == "litellm"
-            else "pip install --force-reinstall litellm"
-        )
-        raise MissingDependencyError(
-            PROVIDER,
-            f"rigging-litellm needs the module {missing!r}, which is not installed: `{remedy}`",
-            missing,
-        ) from error

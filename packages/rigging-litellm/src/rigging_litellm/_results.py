@@ -26,13 +26,13 @@ _USAGE: Final = {
 }
 
 
-def to_message(response: Any) -> GeneratedMessage:
+def to_message(response: Any, model: str) -> GeneratedMessage:
     """Read a chat completion.
 
     Raises:
         ResponseError: If there is no message in it.
     """
-    choice = _first_choice(response)
+    choice = _first_choice(response, model)
     said = choice.message
     try:
         message = Message(
@@ -40,7 +40,7 @@ def to_message(response: Any) -> GeneratedMessage:
         )
     except InvalidMessageError as error:
         raise ResponseError(
-            f"the answer holds no valid message: {error}", provider=PROVIDER
+            f"the answer holds no valid message: {error}", provider=PROVIDER, model=model
         ) from error
     return GeneratedMessage(
         message=message,
@@ -50,24 +50,26 @@ def to_message(response: Any) -> GeneratedMessage:
     )
 
 
-def to_text(response: Any) -> GeneratedText:
+def to_text(response: Any, model: str) -> GeneratedText:
     """Read a text completion.
 
     Raises:
         ResponseError: If there is no text in it.
     """
-    choice = _first_choice(response)
+    choice = _first_choice(response, model)
+    if choice.text is None:
+        raise ResponseError("the answer holds no text", provider=PROVIDER, model=model)
     return GeneratedText(
-        text=choice.text or "",
+        text=choice.text,
         stop_reason=StopReason(choice.finish_reason),
         usage=_usage(response),
         extra=_extra(response, choice),
     )
 
 
-def _first_choice(response: Any) -> Any:
+def _first_choice(response: Any, model: str) -> Any:
     if not getattr(response, "choices", None):
-        raise ResponseError("the answer holds no choices", provider=PROVIDER)
+        raise ResponseError("the answer holds no choices", provider=PROVIDER, model=model)
     return response.choices[0]
 
 

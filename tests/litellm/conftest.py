@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+import rigging as rg
+from rigging_litellm import LiteLLMGenerator
+from tests.support.openai_server import OpenAIServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KEY: Final = "sk-planted-51c7e0d2"
+
+# litellm keeps its HTTP clients for the next request on the same loop, and never closes them.
+_LEFT_OPEN: Final = (
+    "Unclosed client session",
+    "Unclosed connector",
+    "unclosed transport",
+    "unclosed <socket",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for message in _LEFT_OPEN:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}:ResourceWarning")
+        # And for what is found when pytest has finished.
+        warnings.filterwarnings("ignore", message, ResourceWarning)
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running_server: OpenAIServer) -> OpenAIServer:
+    """A server on loopback that nobody has asked anything yet."""
+    running_server.reset()
+    return running_server
+
+
+@pytest.fixture
+def make(server: OpenAIServer) -> Callable[..., LiteLLMGenerator]:
+    """Make a generator for the server; takes params and fields of the generator alike."""
+
+    def make(model: str = "openai/tiny", **options: Any) -> LiteLLMGenerator:
+        names = LiteLLMGenerator.model_fields.keys() & options.keys()
+        fields = {name: options.pop(name) for name in names}
+        params = rg.GenerateParams(**{"api_base": server.url, **options})
+        return LiteLLMGenerator(model=model, **{"api_key": KEY, "params": params, **fields})
+
+    return make

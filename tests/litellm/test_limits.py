@@ -1,0 +1,142 @@
+"""Limits, measured at the server."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import rigging as rg
+from tests.support.openai_server import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rigging_litellm import LiteLLMGenerator
+    from tests.support.openai_server import OpenAIServer
+
+    Make = Callable[..., LiteLLMGenerator]
+
+HI = [rg.Message("user", "Hi")]
+
+
+@pytest.mark.parametrize(("limit", "peak"), [(1, 1), (3, 3), (0, 12)])
+def test_no_more_than_max_connections_are_in_flight(
+    make: Make, server: OpenAIServer, limit: int, peak: int
+) -> None:
+    server.usual = Reply(delay_s=0.2)
+    generator = make(max_connections=limit)
+
+    async def callers() -> None:
+        # Two pipelines and a direct call at once share the limit.
+        await asyncio.gather(
+            generator.chat("Hi").run_many(4),
+            generator.complete("Hi").run_many(4),
+            generator.generate_messages([HI] * 4, [rg.GenerateParams()] * 4),
+        )
+
+    asyncio.run(callers())
+
+    assert len(server.requests) == 12
+    assert server.peak == peak
+
+
+def test_requests_follow_each_other_no_closer_than_the_delay(
+    make: Make, server: OpenAIServer
+) -> None:
+    server.usual = Reply(delay_s=0.1)
+    generator = make(min_delay_between_requests=40, max_connections=0)
+
+    asyncio.run(generator.chat("Hi").run_many(12))
+
+    gaps = [b.at - a.at for a, b in itertools.pairwise(server.requests)]
+    assert min(gaps) >= 0.040
+    assert server.peak > 1, "the delay is between starts, and does not wait for answers"
+
+
+def test_a_request_that_fails_does_not_hold_up_the_next(make: Make, server: OpenAIServer) -> None:
+    server.prepare(Reply(status=400), Reply(status=500))
+    generator = make(min_delay_between_requests=10, max_connections=1)
+
+    results = asyncio.run(generator.generate_messages([HI] * 4, [rg.GenerateParams()] * 4))
+
+    assert [isinstance(result, Exception) for result in results] == [True, True, False, False]
+
+
+def test_a_caller_that_is_cancelled_frees_its_slot(make: Make, server: OpenAIServer) -> None:
+    server.prepare(Reply(delay_s=30))
+    generator = make(min_delay_between_requests=1, max_connections=1)
+
+    async def cancel_one() -> rg.Chat:
+        waiting = asyncio.create_task(generator.chat("first").run())
+        await server.received(1)
+        queued = asyncio.create_task(generator.chat("second").run())
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        queued.cancel()
+        await asyncio.gather(waiting, queued, return_exceptions=True)
+        async with asyncio.timeout(10):
+            return await generator.chat("third").run()
+
+    assert asyncio.run(cancel_one()).last.text == "You said: third"
+    assert len(server.requests) == 2
+
+
+def test_a_generator_works_on_one_loop_after_another_and_on_two_at_once(
+    make: Make, server: OpenAIServer
+) -> None:
+    generator = make(max_connections=1, min_delay_between_requests=5)
+    texts: list[str] = []
+
+    def ask() -> None:
+        texts.extend(chat.last.text for chat in asyncio.run(generator.chat("Hi").run_many(2)))
+
+    ask()
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert texts == ["You said: Hi"] * 6
+
+
+def test_a_limit_can_be_assigned(make: Make, server: OpenAIServer) -> None:
+    server.usual = Reply(delay_s=0.1)
+    generator = make(max_connections=1)
+
+    async def twice() -> None:
+        await generator.chat("Hi").run_many(3)
+        generator.max_connections = 3
+        await generator.chat("Hi").run_many(3)
+
+    asyncio.run(twice())
+
+    assert server.peak == 3
+
+
+def test_the_event_loop_goes_on_while_litellm_is_imported(
+    make: Make, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import litellm
+
+    def slow(name: str) -> object:
+        assert name == "litellm"
+        time.sleep(0.5)
+        return litellm
+
+    monkeypatch.setattr("rigging_litellm._library.importlib.import_module", slow)
+
+    async def ticks() -> int:
+        count = 0
+        request = asyncio.create_task(make().chat("Hi").run())
+        while not request.done():
+            await asyncio.sleep(0.01)
+            count += 1
+        return count
+
+    assert asyncio.run(ticks()) > 20
