@@ -113,7 +113,8 @@ class GeneratorContract:
         if not self.supports_max_tokens:
             return
         for kind in self._kinds(generator):
-            with _assigned(generator, "params", self._params(max_tokens=5)):
+            held = generator.params.merge_with(self._params(max_tokens=5))
+            with _assigned(generator, "params", held):
                 own, given = _run(
                     kind.call(_PROMPTS[:2], [GenerateParams(), GenerateParams(max_tokens=1)])
                 )
