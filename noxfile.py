@@ -111,9 +111,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Print what `import rigging` costs beside `import pydantic`."""
+    """Print what imports and pipelines cost; the latter goes to benchmarks/RESULTS.md."""
     _install(session, "core", constraints="core")
-    session.run("python", "benchmarks/import_time.py", *session.posargs)
+    session.run("python", "benchmarks/import_time.py")
+    session.run("python", "benchmarks/pipelines.py")
 
 
 @nox.session(default=False)
@@ -121,7 +122,7 @@ def minimums(session: nox.Session) -> None:
     """Test core on the oldest versions that its metadata allows."""
     _constrain(session)
     session.install("--resolution", "lowest-direct", "-e", "packages/rigging-core")
-    session.install(*nox.project.dependency_groups(PROJECT, "test"))
+    session.install(*nox.project.dependency_groups(PROJECT, "test-core"))
     session.env["RIGGING_REQUIRE"] = "core"
     session.run("pytest", "tests/core", *session.posargs)
 
@@ -148,7 +149,7 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
     """Install what one of the `SUITES` needs, at the tested versions or at the newest."""
     pins = suite if tested else None
     if suite == "core":
-        _install(session, "core", groups=("test",), constraints=pins)
+        _install(session, "core", groups=("test-core",), constraints=pins)
     elif suite == "litellm":
         _install(session, "core", "litellm", groups=("test-litellm",), constraints=pins)
     elif suite == "transformers":

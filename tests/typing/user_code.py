@@ -63,7 +63,27 @@ async def main() -> None:
 
     completion = await generator.complete("Once").run()
     assert_type(completion, rg.Completion)
-    assert_type(await generator.complete("Once").run_many(2), list[rg.Completion])
+    assert_type(await generator.complete("Once").run_many(2), rg.CompletionList)
+    assert_type(generator.chat("Hi").run_sync(), rg.Chat)
+    assert_type(await generator.chat().run_batch(["a", "b"], on_failed="skip"), rg.ChatList)
+    assert_type(await pipeline.run_over("litellm!gpt-4o", generator), rg.ChatList)
+    async for one in pipeline.iter_batch(["a", ["b", rg.Message("assistant", "c")]], window=4):
+        assert_type(one, rg.Chat)
+    async for piece in pipeline.stream():
+        assert_type(piece, str | rg.Chat)
+    for done in generator.complete("").iter_batch_sync(iter(["a"])):
+        assert_type(done, rg.Completion)
+
+    def shorter(chat: rg.Chat) -> rg.ChatPipeline | None:
+        return chat.continue_("Shorter!") if len(chat.last.text) > 100 else None
+
+    async def log(chat: rg.Chat) -> None:
+        print(chat.metadata)
+
+    built = pipeline.then(shorter).watch(log).map(lambda chats: chats[:1]).meta(a=1).name("x")
+    assert_type(built, rg.ChatPipeline)
+    assert_type(chat.continue_("more"), rg.ChatPipeline)
+    generator.watch(chats=log)
 
     custom = Custom(model="foo", custom_field=True, api_key="…")
     registration = rg.register_generator("custom", Custom)

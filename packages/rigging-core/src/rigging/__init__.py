@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         testing,
     )
     from rigging.chat import Chat, ChatList, ChatPipeline
-    from rigging.completion import Completion, CompletionPipeline
+    from rigging.completion import Completion, CompletionList, CompletionPipeline
     from rigging.error import RiggingError
     from rigging.generator import Generator, get_generator, get_identifier, register_generator
     from rigging.message import (
@@ -57,6 +57,7 @@ __all__ = [
     "ChatList",
     "ChatPipeline",
     "Completion",
+    "CompletionList",
     "CompletionPipeline",
     "FunctionCall",
     "GenerateParams",
@@ -90,7 +91,7 @@ __all__ = [
 # Public modules -> the names of theirs that stand on `rigging` too.
 _EXPORTS: Final[Mapping[str, tuple[str, ...]]] = {
     "chat": ("Chat", "ChatList", "ChatPipeline"),
-    "completion": ("Completion", "CompletionPipeline"),
+    "completion": ("Completion", "CompletionList", "CompletionPipeline"),
     "error": ("RiggingError",),
     "generator": ("Generator", "get_generator", "get_identifier", "register_generator"),
     "identifier": (),

@@ -1,29 +1,760 @@
-"""What chat and completion pipelines have in common."""
+"""What chat and completion pipelines have in common: building, running, catching.
+
+`Pipeline` is a frozen dataclass; every builder returns a changed copy. Any number of
+items goes one way: the workers of `_pool.windowed` take items, `Pipeline._process` takes
+one item to its finished chat or completion, and the generator's scheduler sends what
+waits together. So `run` is a batch of one, and a nested run joins the next call.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+import contextlib
+import inspect
+import warnings
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Sized,
+)
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Final, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from rigging.error import InvalidParamsError, UnregisteredGeneratorError
+from pydantic import ValidationError
+
+from rigging._checkpoint import Checkpoint, open_checkpoint
+from rigging._item import Item, ItemList
+from rigging._pool import windowed
+from rigging._progress import Progress
+from rigging._scheduler import Scheduler, Schedulers, bound
+from rigging._sync import iterate_sync, run_sync
+from rigging.error import (
+    InvalidParamsError,
+    MaxDepthError,
+    MaxRoundsError,
+    RiggingError,
+    RiggingWarning,
+    UnregisteredGeneratorError,
+)
 from rigging.params import GenerateParams
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+__all__ = ["OnFailed", "Pipeline", "Schedulable", "maybe_await", "shortened"]
 
-__all__ = ["Identifiable", "generator_id", "params_per_item", "shortened"]
+InputT = TypeVar("InputT")  # what is sent: a conversation, or a text
+ResultT = TypeVar("ResultT")  # what the generator returns
+ItemT = TypeVar("ItemT", bound=Item)  # what the user gets: a chat, or a completion
+ListT = TypeVar("ListT", bound=ItemList[Any])
+SelfT = TypeVar("SelfT", bound="Pipeline[Any, Any, Any, Any]")
+
+OnFailed: TypeAlias = Literal["raise", "skip", "include"]
 
 _SHOWN: Final = 60  # characters of a text in a repr
+# Items in progress at once, where the caller does not say: enough to fill the calls of an
+# engine and the connections of a service. More would only cost memory.
+_WINDOW: Final = 256
+
+_depth: ContextVar[int] = ContextVar("rigging_then_depth", default=0)
 
 
-class Identifiable(Protocol):
-    """A generator, as far as its name is concerned."""
+class Schedulable(Protocol):
+    """A generator, as far as all pipelines need it."""
+
+    @property
+    def schedulers(self) -> Schedulers:
+        """Where its requests wait for each other."""
+        ...
 
     def to_identifier(self, params: GenerateParams | None = None, *, short: bool = False) -> str:
         """Return the generator's identifier, without its key."""
         ...
 
 
-def generator_id(generator: Identifiable) -> str | None:
+class Job(NamedTuple):
+    """One item of a run: what to send, with the parameters of the pipeline and its own."""
+
+    input: Any
+    params: GenerateParams
+
+
+@dataclass(frozen=True)
+class Catching:
+    """Which errors are a failed item, and what becomes of it."""
+
+    errors: tuple[type[BaseException], ...] = (RiggingError, ValidationError)
+    exclude: tuple[type[BaseException], ...] = ()
+    on_failed: OnFailed = "raise"
+
+    def __post_init__(self) -> None:
+        if self.on_failed not in {"raise", "skip", "include"}:
+            raise InvalidParamsError(
+                f"on_failed is 'raise', 'skip' or 'include', got {self.on_failed!r}"
+            )
+
+    def takes(self, error: BaseException) -> bool:
+        """Tell whether this error makes a failed item, and not a failed run."""
+        return (
+            self.on_failed != "raise"
+            and isinstance(error, self.errors)
+            and not isinstance(error, self.exclude)
+        )
+
+
+class Then(NamedTuple):
+    """A callback for each finished item, and how deep what it returns may nest."""
+
+    callback: Callable[[Any], Any]
+    max_depth: int
+
+
+class Until(NamedTuple):
+    """A callback that says whether to generate again, and how often at most."""
+
+    callback: Callable[[Any], Any]
+    max_rounds: int
+
+
+Request: TypeAlias = Callable[[Any, GenerateParams], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
+    """What is sent to a generator, and what becomes of the answers. Immutable."""
+
+    generator: Any
+    params: GenerateParams = field(default_factory=GenerateParams, kw_only=True)
+    metadata: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    label: str | None = field(default=None, kw_only=True)
+    catching: Catching = field(default=Catching(), kw_only=True)
+    wraps: tuple[Callable[[Any], Any], ...] = field(default=(), kw_only=True)
+    untils: tuple[Until, ...] = field(default=(), kw_only=True)
+    thens: tuple[Then, ...] = field(default=(), kw_only=True)
+    maps: tuple[Callable[[Any], Any], ...] = field(default=(), kw_only=True)
+    watches: tuple[Callable[[Any], Any], ...] = field(default=(), kw_only=True)
+
+    _list_type: ClassVar[type[ItemList[Any]]] = ItemList
+
+    # -- Building ------------------------------------------------------------------------
+
+    def with_(self: SelfT, params: GenerateParams | None = None, **overrides: Any) -> SelfT:
+        """Return a pipeline with other generation parameters.
+
+        Args:
+            params: Override the pipeline's, field by field.
+            overrides: Fields of `GenerateParams`; they win over ``params``.
+
+        Raises:
+            InvalidParamsError: If a field is unknown or a value does not fit.
+        """
+        merged = self.params.merge_with(params, GenerateParams(**overrides))
+        return replace(self, params=merged)
+
+    def clone(self: SelfT) -> SelfT:
+        """Return a copy; since pipelines do not change, the pipeline itself would do."""
+        return replace(self)
+
+    def name(self: SelfT, label: str) -> SelfT:
+        """Return a pipeline with a name, which notes and progress bars show."""
+        return replace(self, label=label)
+
+    def meta(self: SelfT, **metadata: Any) -> SelfT:
+        """Return a pipeline that gives its results these notes as metadata."""
+        return replace(self, metadata={**self.metadata, **metadata})
+
+    def wrap(self: SelfT, decorator: Callable[[Any], Any]) -> SelfT:
+        """Return a pipeline that sends each request through a decorator.
+
+        The decorator gets an ``async def request(input, params)`` that sends one request
+        and raises its failure, so libraries such as backoff, tenacity and stamina retry
+        that request alone. One that sleeps between attempts holds no place in any call.
+
+        Args:
+            decorator: For coroutine functions; the one added last is outermost.
+        """
+        return replace(self, wraps=(*self.wraps, decorator))
+
+    def then(self: SelfT, callback: Callable[[ItemT], Any], *, max_depth: int = 20) -> SelfT:
+        """Return a pipeline that calls back for each result as soon as it is there.
+
+        Args:
+            callback: Plain or a coroutine function. It returns None to keep the result,
+                another result to replace it, or a pipeline, whose result replaces it.
+            max_depth: How deep pipelines may lead to pipelines.
+        """
+        return replace(self, thens=(*self.thens, Then(callback, max_depth)))
+
+    def map(self: SelfT, callback: Callable[[ListT], Any]) -> SelfT:
+        """Return a pipeline that calls back with all results of a run, after every ``then``.
+
+        Args:
+            callback: Plain or a coroutine function. It returns a list that replaces the
+                results, or None to keep them.
+        """
+        return replace(self, maps=(*self.maps, callback))
+
+    def watch(self: SelfT, *callbacks: Callable[[ItemT], Any]) -> SelfT:
+        """Return a pipeline that shows each finished result, failed ones too, to callbacks.
+
+        Args:
+            callbacks: Plain or coroutine functions. What they return is ignored, and
+                one that raises is warned about and does not harm the run.
+        """
+        return replace(self, watches=(*self.watches, *callbacks))
+
+    def until(self: SelfT, callback: Callable[[ItemT], Any], *, max_rounds: int = 5) -> SelfT:
+        """Return a pipeline that generates again until a callback is content.
+
+        Args:
+            callback: Plain or a coroutine function. It returns None or False when it is
+                content, True to have the same input answered again, and for a chat also
+                a str, message or list of these to go on with.
+            max_rounds: The most further rounds; `MaxRoundsError` after these.
+        """
+        return replace(self, untils=(*self.untils, Until(callback, max_rounds)))
+
+    def catch(
+        self: SelfT,
+        *errors: type[BaseException],
+        on_failed: OnFailed | None = None,
+        exclude: Sequence[type[BaseException]] = (),
+    ) -> SelfT:
+        """Return a pipeline that takes more errors, or fewer, for failures of one item.
+
+        Args:
+            errors: Added to `RiggingError` and pydantic's ``ValidationError``.
+            on_failed: ``raise`` ends the run with the first failure, ``skip`` leaves
+                failed items out, ``include`` keeps them, with their ``error``.
+            exclude: Errors that end the run all the same.
+        """
+        old = self.catching
+        return replace(
+            self,
+            catching=Catching(
+                (*old.errors, *errors), (*old.exclude, *exclude), on_failed or old.on_failed
+            ),
+        )
+
+    # -- Running -------------------------------------------------------------------------
+
+    async def run(self, *, on_failed: OnFailed | None = None) -> ItemT:
+        """Generate once.
+
+        Args:
+            on_failed: ``raise`` or ``include``; by default what `catch` has set.
+                ``skip`` counts as ``include``, since there is one result to give.
+
+        Raises:
+            RiggingError: If the request cannot be sent, or failed at the provider; see
+                `rigging.error` for the tree.
+        """
+        jobs = [Job(self._input(), self.params)]
+        (item,) = await self._run(jobs, self._settings(on_failed, one=True))
+        return item  # type: ignore[no-any-return]
+
+    async def run_many(
+        self,
+        count: int,
+        *,
+        params: Sequence[GenerateParams] | None = None,
+        on_failed: OnFailed | None = None,
+        window: int | None = None,
+        checkpoint: str | Path | None = None,
+        progress: bool = False,
+    ) -> ListT:
+        """Generate several times from the same input.
+
+        Args:
+            count: How many times, 0 or more.
+            params: One per generation; override the pipeline's.
+            on_failed: What becomes of failed items; by default what `catch` has set.
+            window: The most items in progress at once.
+            checkpoint: A file that keeps finished results, and gives them back when the
+                same call is made again.
+            progress: Show a bar (needs the extra ``progress``).
+
+        Returns:
+            The results, in order.
+
+        Raises:
+            InvalidParamsError: If ``count`` is no number, or ``params`` has another length.
+            RiggingError: If a request cannot be sent, or the first failure of one.
+        """
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise InvalidParamsError(f"expected how many to generate, 0 or more, got {count!r}")
+        settings = self._settings(on_failed, window, checkpoint, progress=progress)
+        if not count:
+            return self._collect([])
+        given = self._input()
+        own = _params_list(params)
+        if own is not None and len(own) != count:
+            raise InvalidParamsError(
+                f"got {len(own)} params for {count} generations: give one each, or none at all"
+            )
+        return await self._run(_jobs(self.params, [given] * count, own), settings)
+
+    async def run_batch(
+        self,
+        inputs: Sequence[Any],
+        *,
+        params: Sequence[GenerateParams] | None = None,
+        on_failed: OnFailed | None = None,
+        window: int | None = None,
+        checkpoint: str | Path | None = None,
+        progress: bool = False,
+    ) -> ListT:
+        """Generate for many inputs, each added to what the pipeline holds.
+
+        Args:
+            inputs: What to add for each item. One input goes with each of many params,
+                and each of many inputs with one params; else their lengths are equal.
+            params: Override the pipeline's.
+            on_failed: What becomes of failed items; by default what `catch` has set.
+            window: The most items in progress at once.
+            checkpoint: A file that keeps finished results, and gives them back when the
+                same call is made again.
+            progress: Show a bar (needs the extra ``progress``).
+
+        Returns:
+            The results, in the order of the inputs.
+
+        Raises:
+            InvalidParamsError: If ``inputs`` is no list, or the lengths do not fit.
+            RiggingError: If a request cannot be sent, or the first failure of one.
+        """
+        if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Collection):
+            raise InvalidParamsError(
+                f"run_batch takes a list of inputs, got {type(inputs).__name__}: put it into a "
+                f"list, or use iter_batch for iterators of unknown length"
+            )
+        settings = self._settings(on_failed, window, checkpoint, progress=progress)
+        fitted = [self._fit(one) for one in inputs]
+        own = _params_list(params)
+        if own is not None and len(own) != len(fitted):
+            if len(fitted) == 1:
+                fitted *= len(own)
+            elif len(own) == 1:
+                own *= len(fitted)
+            else:
+                raise InvalidParamsError(
+                    f"got {len(own)} params for {len(fitted)} inputs: give one for all, or one each"
+                )
+        return await self._run(_jobs(self.params, fitted, own), settings)
+
+    async def iter_batch(
+        self,
+        inputs: Iterable[Any] | AsyncIterable[Any],
+        *,
+        ordered: bool = False,
+        on_failed: OnFailed | None = None,
+        window: int | None = None,
+        checkpoint: str | Path | None = None,
+        progress: bool = False,
+    ) -> AsyncGenerator[ItemT, None]:
+        """Generate for a stream of inputs, and give each result when it is finished.
+
+        Memory is bounded by the window and not by the inputs, which may be endless and
+        may be asynchronous; whoever iterates slowly slows their source down.
+
+        Args:
+            inputs: What to add to what the pipeline holds, for each item.
+            ordered: Give results in the order of the inputs, and not as they finish.
+            on_failed: What becomes of failed items; by default what `catch` has set.
+            window: The most items in progress at once.
+            checkpoint: A file that keeps finished results, and gives them back when the
+                same call is made again.
+            progress: Show a bar (needs the extra ``progress``).
+
+        Yields:
+            Results as they finish.
+
+        Raises:
+            InvalidParamsError: If the pipeline has a ``map``, which needs all results.
+            RiggingError: If a request cannot be sent, or the first failure of one.
+        """
+        if isinstance(inputs, (str, bytes, Mapping)):
+            raise InvalidParamsError(
+                f"iter_batch takes an iterable of inputs, got {type(inputs).__name__}: "
+                f"put it into a list"
+            )
+        if self.maps:
+            raise InvalidParamsError(
+                "map() needs all results at once, which iter_batch never has: use run_batch"
+            )
+        settings = self._settings(on_failed, window, checkpoint, progress=progress)
+        jobs: Iterable[Job] | AsyncIterable[Job]
+        if isinstance(inputs, AsyncIterable):
+            jobs = (Job(self._fit(one), self.params) async for one in inputs)
+        else:
+            jobs = (Job(self._fit(one), self.params) for one in inputs)
+        async with contextlib.aclosing(self._items(jobs, settings, ordered=ordered)) as items:
+            async for item in items:
+                if item is not None:
+                    yield item
+
+    async def run_over(
+        self,
+        *generators: Any,
+        include_original: bool = True,
+        on_failed: OnFailed | None = None,
+    ) -> ListT:
+        """Generate once with each of several generators.
+
+        Args:
+            generators: Generators, or identifiers.
+            include_original: Whether the pipeline's own generator is one of them, the first.
+            on_failed: What becomes of failed items; by default what `catch` has set.
+
+        Returns:
+            The results, in the order of the generators.
+
+        Raises:
+            InvalidIdentifierError: If an identifier is malformed.
+            RiggingError: If a request cannot be sent, or the first failure of one.
+        """
+        settings = self._settings(on_failed)
+        all_of_them = [self.generator] * include_original + [
+            self._generator_of(one) for one in generators
+        ]
+        pipelines = [replace(self, generator=one) for one in all_of_them]
+        runs = [_Run(one, settings) for one in pipelines]
+
+        async def work(run: _Run) -> Any:
+            return await run(Job(run.pipeline._input(), run.pipeline.params))
+
+        stream = windowed(work, runs, window=max(len(runs), 1), ordered=True)
+        async with contextlib.aclosing(stream) as items:
+            finished = [item async for item in items if item is not None]
+        return await self._mapped(self._collect(finished))
+
+    async def stream(self) -> AsyncGenerator[str | ItemT, None]:
+        """Generate once, and give the text as it comes.
+
+        Yields:
+            Pieces of the text, then the finished item, after every ``then``.
+
+        Raises:
+            InvalidParamsError: If the pipeline has an ``until`` or a ``wrap``, which may
+                generate again what was already given away.
+            RiggingError: If the request cannot be sent, or failed at the provider.
+        """
+        if self.untils or self.wraps:
+            raise InvalidParamsError(
+                "until() and wrap() may generate again what a stream has already given away: "
+                "use run()"
+            )
+        job = Job(self._input(), self.params)
+        async for piece in self._stream(job):
+            if isinstance(piece, str):
+                yield piece
+            else:
+                item = self._item(job, piece, generator_id(self.generator))
+                item = await self._followed(item)
+                await self._shown(item)
+                yield item
+
+    # -- The same for synchronous callers ------------------------------------------------
+
+    def run_sync(self, *, on_failed: OnFailed | None = None) -> ItemT:
+        """`run`, for synchronous callers; works where an event loop runs, too."""
+        return run_sync(self.run(on_failed=on_failed))
+
+    def run_many_sync(self, count: int, **options: Any) -> ListT:
+        """`run_many`, for synchronous callers; works where an event loop runs, too."""
+        return run_sync(self.run_many(count, **options))
+
+    def run_batch_sync(self, inputs: Sequence[Any], **options: Any) -> ListT:
+        """`run_batch`, for synchronous callers; works where an event loop runs, too."""
+        return run_sync(self.run_batch(inputs, **options))
+
+    def run_over_sync(self, *generators: Any, **options: Any) -> ListT:
+        """`run_over`, for synchronous callers; works where an event loop runs, too."""
+        return run_sync(self.run_over(*generators, **options))
+
+    def iter_batch_sync(self, inputs: Iterable[Any], **options: Any) -> Iterator[ItemT]:
+        """`iter_batch`, for synchronous callers; works where an event loop runs, too."""
+        return iterate_sync(self.iter_batch(inputs, **options))
+
+    def stream_sync(self) -> Iterator[str | ItemT]:
+        """`stream`, for synchronous callers; works where an event loop runs, too."""
+        return iterate_sync(self.stream())
+
+    # -- What chats and completions do each in their way ---------------------------------
+
+    def _input(self) -> InputT:
+        """Return what the pipeline itself would send."""
+        raise NotImplementedError
+
+    def _fit(self, given: Any) -> InputT:
+        """Return what the pipeline would send with one input of a batch added."""
+        raise NotImplementedError
+
+    def _sent(self, given: InputT) -> Any:
+        """Return an input as JSON values, without names and notes of ours."""
+        raise NotImplementedError
+
+    def _load(self, text: str) -> ItemT:
+        """Return a finished item that was kept as JSON."""
+        raise NotImplementedError
+
+    def _failed(self, job: Job, error: BaseException, name: str | None) -> ItemT:
+        """Return the item of a request that failed."""
+        raise NotImplementedError
+
+    def _scheduler(self) -> Scheduler[InputT, ResultT]:
+        """Return where the generator's requests of this kind wait."""
+        raise NotImplementedError
+
+    def _generator_of(self, given: Any) -> Any:
+        """Return a generator, or the one that an identifier names."""
+        raise NotImplementedError
+
+    def _item(
+        self, job: Job, result: ResultT, name: str | None, previous: ItemT | None = None
+    ) -> ItemT:
+        """Return the item of a request that was answered, after a previous round or none."""
+        raise NotImplementedError
+
+    def _next_input(self, item: ItemT, answer: Any) -> InputT:
+        """Return what is sent in another round, after an answer of ``until``."""
+        raise NotImplementedError
+
+    def _stream(self, job: Job) -> AsyncIterator[Any]:
+        """Return the generator's stream for one request."""
+        raise NotImplementedError
+
+    # -- How it runs ---------------------------------------------------------------------
+
+    def _settings(
+        self,
+        on_failed: OnFailed | None,
+        window: int | None = None,
+        checkpoint: str | Path | None = None,
+        *,
+        progress: bool = False,
+        one: bool = False,
+    ) -> _Settings:
+        catching = replace(self.catching, on_failed=on_failed or self.catching.on_failed)
+        if one and catching.on_failed == "skip":
+            catching = replace(catching, on_failed="include")
+        if window is not None and (not isinstance(window, int) or window < 1):
+            raise InvalidParamsError(f"window is at least 1, got {window!r}")
+        if window is None:
+            # Two calls' worth, so that one fills up while the other is on its way.
+            window = max(_WINDOW, 2 * (bound(self.generator, "batch_size") or 0))
+        path = None if checkpoint is None else Path(checkpoint)
+        return _Settings(catching, window, path, progress)
+
+    def _request(self) -> Request:
+        """Return what sends one request, through the decorators of `wrap`."""
+        request: Request = self._scheduler().submit
+        if self.wraps:
+            submit = request
+
+            # Decorators look for a coroutine function; a bound method passes too, but
+            # some of them set attributes.
+            async def request_once(given: Any, params: GenerateParams) -> Any:
+                return await submit(given, params)
+
+            request = request_once
+            for decorator in self.wraps:
+                request = decorator(request)
+        return request
+
+    def _collect(self, items: list[ItemT]) -> ListT:
+        return self._list_type(items)  # type: ignore[return-value]
+
+    async def _run(self, jobs: Sequence[Job], settings: _Settings) -> ListT:
+        stream = self._items(jobs, settings, ordered=True)
+        async with contextlib.aclosing(stream) as items:
+            finished = [item async for item in items if item is not None]
+        return await self._mapped(self._collect(finished))
+
+    async def _mapped(self, items: ListT) -> ListT:
+        for callback in self.maps:
+            mapped = await maybe_await(callback(items))
+            if mapped is not None:
+                items = self._collect(list(mapped))
+        return items
+
+    async def _items(
+        self, jobs: Iterable[Job] | AsyncIterable[Job], settings: _Settings, *, ordered: bool
+    ) -> AsyncGenerator[ItemT | None, None]:
+        """Run jobs; None stands for an item that failed and is skipped."""
+        async with contextlib.AsyncExitStack() as stack:
+            checkpoint = None
+            if settings.checkpoint is not None:
+                checkpoint = await stack.enter_async_context(open_checkpoint(settings.checkpoint))
+            bar = None
+            if settings.progress:
+                total = len(jobs) if isinstance(jobs, Sized) else None
+                bar = stack.enter_context(contextlib.closing(Progress(total, self.label)))
+            run = _Run(self, settings, checkpoint, bar)
+            stream = windowed(run, jobs, window=settings.window, ordered=ordered)
+            items = await stack.enter_async_context(contextlib.aclosing(stream))
+            async for item in items:
+                yield item
+
+    async def _process(self, job: Job, request: Request, name: str | None) -> ItemT:
+        """Take one item to its end: the result, and what ``then`` makes of it."""
+        item = await self._generate(job, request, name)
+        return await self._followed(item) if self.thens else item
+
+    async def _generate(self, job: Job, request: Request, name: str | None) -> ItemT:
+        """Take one item to its result, through the rounds of ``until``."""
+        item = self._item(job, await request(job.input, job.params), name)
+        for until in self.untils:
+            for round_ in range(until.max_rounds + 1):
+                answer = await maybe_await(until.callback(item))
+                if answer is None or answer is False:
+                    break
+                if round_ == until.max_rounds:
+                    raise MaxRoundsError(until.max_rounds)
+                again = job._replace(input=self._next_input(item, answer))
+                result = await request(again.input, again.params)
+                item = self._item(again, result, name, item)
+        return item
+
+    async def _followed(self, item: ItemT) -> ItemT:
+        for then in self.thens:
+            item = await self._follow(then, item)
+        return item
+
+    async def _shown(self, item: ItemT) -> None:
+        for callback in self.watches:
+            try:
+                await maybe_await(callback(item))
+            except Exception as error:  # noqa: BLE001 (who watches harms no run)
+                warnings.warn(
+                    f"a watch callback raised {type(error).__name__}: {error}",
+                    RiggingWarning,
+                    stacklevel=2,
+                )
+
+    async def _follow(self, then: Then, item: ItemT) -> ItemT:
+        answer = await maybe_await(then.callback(item))
+        if answer is None:
+            return item
+        if isinstance(answer, type(item)):
+            return answer
+        if not isinstance(answer, Pipeline):
+            raise TypeError(
+                f"a callback of then() returns None, a {type(item).__name__} or a pipeline, "
+                f"got {type(answer).__name__}"
+            )
+        depth = _depth.get() + 1
+        if depth > then.max_depth:
+            raise MaxDepthError(then.max_depth)
+        token = _depth.set(depth)
+        try:
+            # Not a run of its own: what fails here fails the item that led here.
+            job = Job(answer._input(), answer.params)
+            name = generator_id(answer.generator)
+            followed: ItemT = await answer._process(job, answer._request(), name)
+        finally:
+            _depth.reset(token)
+        return followed
+
+
+class _Settings(NamedTuple):
+    """How one run goes."""
+
+    catching: Catching
+    window: int
+    checkpoint: Path | None
+    progress: bool
+
+
+class _Run:
+    """One run of a pipeline: what takes a job to its item, and counts."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline[Any, Any, Any, Any],
+        settings: _Settings,
+        checkpoint: Checkpoint | None = None,
+        bar: Progress | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self._bar = bar
+        self._settings = settings
+        self._checkpoint = checkpoint
+        self._request = pipeline._request()
+        self._name = generator_id(pipeline.generator)
+        self._params: GenerateParams | None = None
+        self._sender = b""
+        self._started = 0
+        self._finished = 0
+        self._failed = 0
+
+    async def __call__(self, job: Job) -> Any:
+        number = self._started
+        self._started += 1
+        if self._checkpoint is None:
+            item = await self._attempt(job, number)
+        else:
+            item = await self._attempt_or_load(self._checkpoint, job, number)
+        if self._bar is not None:
+            self._bar.add(item)
+        if item is not None and self.pipeline.watches:
+            await self.pipeline._shown(item)
+        return item
+
+    async def _attempt(self, job: Job, number: int) -> Any:
+        pipeline = self.pipeline
+        try:
+            item = await pipeline._process(job, self._request, self._name)
+        except Exception as error:
+            if not self._settings.catching.takes(error):
+                self._note(error, number)
+                raise
+            self._failed += 1
+            if self._settings.catching.on_failed == "skip":
+                return None
+            return pipeline._failed(job, error, self._name)
+        self._finished += 1
+        return item
+
+    async def _attempt_or_load(self, checkpoint: Checkpoint, job: Job, number: int) -> Any:
+        pipeline = self.pipeline
+        if job.params is not self._params:  # most items share those of the pipeline
+            self._params = job.params
+            self._sender = checkpoint.sender(
+                type(pipeline).__name__,
+                # A class without a name still tells its items from another's.
+                self._name or f"{type(pipeline.generator).__module__}.{pipeline.generator!r}",
+                job.params.model_dump(mode="json", exclude_none=True),
+            )
+        digest, result = await checkpoint.find(self._sender, pipeline._sent(job.input))
+        if result is not None:
+            self._finished += 1
+            return pipeline._load(result)
+        item = await self._attempt(job, number)
+        if item is not None and not item.failed:
+            await checkpoint.save(digest, item.model_dump_json())
+        return item
+
+    def _note(self, error: Exception, number: int) -> None:
+        label = f" of {self.pipeline.label!r}" if self.pipeline.label else ""
+        kept = (
+            f"finished ones are kept in {self._settings.checkpoint}"
+            if self._settings.checkpoint
+            else "give checkpoint=PATH to keep finished ones"
+        )
+        error.add_note(
+            f"rigging: item {number}{label} failed; {self._finished} finished, "
+            f"{self._failed} failed before it, {self._started} started; {kept}"
+        )
+
+
+def generator_id(generator: Schedulable) -> str | None:
     """Return a generator's identifier; None if its class is registered nowhere."""
     try:
         return generator.to_identifier()
@@ -31,29 +762,27 @@ def generator_id(generator: Identifiable) -> str | None:
         return None
 
 
-def params_per_item(
-    base: GenerateParams, count: int, params: Sequence[GenerateParams] | None
-) -> list[GenerateParams]:
-    """Lay the parameters of each item over those of the pipeline.
-
-    Raises:
-        InvalidParamsError: If ``count`` is no count, or ``params`` has another length.
-    """
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise InvalidParamsError(f"expected how many to generate, 0 or more, got {count!r}")
-    if params is None:
-        return [base] * count
-    if isinstance(params, GenerateParams):
-        raise InvalidParamsError(
-            "params are a list, one for each generation: for all alike, use with_(params)"
-        )
-    if len(params) != count:
-        raise InvalidParamsError(
-            f"got {len(params)} params for {count} generations: give one each, or none at all"
-        )
-    return [base.merge_with(own) for own in params]
+async def maybe_await(value: Any) -> Any:
+    """Return what a callback returned, plain or as a coroutine."""
+    return await value if inspect.isawaitable(value) else value
 
 
 def shortened(text: str) -> str:
     """Return the beginning of a text, fit for a repr."""
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _params_list(params: Sequence[GenerateParams] | None) -> list[GenerateParams] | None:
+    if isinstance(params, GenerateParams):
+        raise InvalidParamsError(
+            "params are a list, one for each generation: for all alike, use with_(params)"
+        )
+    return None if params is None else list(params)
+
+
+def _jobs(
+    base: GenerateParams, inputs: Sequence[Any], own: Sequence[GenerateParams] | None
+) -> list[Job]:
+    if own is None:
+        return [Job(one, base) for one in inputs]
+    return [Job(one, base.merge_with(params)) for one, params in zip(inputs, own, strict=True)]

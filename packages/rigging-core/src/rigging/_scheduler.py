@@ -1,94 +1,252 @@
-"""The way from pipelines to a generator: grouping into calls, checking what comes back."""
+"""The way from pipelines to a generator: requests that wait are sent together.
+
+A `Scheduler` belongs to one generator, one kind of request and one event loop. Whatever
+pipeline or callback a request comes from, it joins the others that wait, and they go out
+in calls of up to ``batch_size``. Two attributes of the generator steer it:
+
+- ``batch_size``: how many requests one call may carry; None means all that wait;
+- ``max_calls``: how many calls may be in flight; None means any number. What arrives
+  while all are busy joins the next call, which is how an engine that works on one batch
+  at a time gets full ones.
+
+Requests are futures, not tasks, and a flush is scheduled once per turn of the loop, so
+that a batch of a million pays for its own bookkeeping only.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from rigging.error import InvalidGeneratorError, ResponseError
-from rigging.params import GenerateParams
 
-__all__ = ["Call", "dispatch"]
+if TYPE_CHECKING:
+    from rigging.params import GenerateParams
+
+__all__ = ["Scheduler", "Schedulers"]
 
 InputT = TypeVar("InputT")
 ResultT = TypeVar("ResultT")
 
-Call: TypeAlias = Callable[
-    [Sequence[InputT], Sequence[GenerateParams]], Awaitable[Sequence[ResultT | BaseException]]
+_Generate: TypeAlias = Callable[
+    [Sequence[InputT], "Sequence[GenerateParams]"], Awaitable[Sequence[ResultT | BaseException]]
 ]
 
 
-async def dispatch(
-    generator: object,
-    call: Call[InputT, ResultT],
-    inputs: Sequence[InputT],
-    params: Sequence[GenerateParams],
-    expected: type[ResultT],
-) -> list[ResultT]:
-    """Send requests through ``call`` in groups of the generator's ``batch_size``.
+class _Request(Generic[InputT, ResultT]):
+    """One request that waits or is in flight."""
+
+    __slots__ = ("call", "future", "input", "params")
+
+    def __init__(
+        self, input_: InputT, params: GenerateParams, future: asyncio.Future[ResultT]
+    ) -> None:
+        self.input = input_
+        self.params = params
+        self.future = future
+        self.call: _Call | None = None
+
+
+class _Call:
+    """One call in flight, and how many callers still want something of it."""
+
+    __slots__ = ("task", "wanted")
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.task: asyncio.Task[None] | None = None
+
+
+class Scheduler(Generic[InputT, ResultT]):
+    """Sends the requests of one kind to one generator, on one event loop.
 
     Args:
-        generator: Whose ``batch_size`` counts: None (or no such attribute) sends all
-            requests as one call, n sends groups of up to n that run concurrently.
-        call: The generator's method.
-        inputs: One conversation or prompt per request.
-        params: One per input.
-        expected: The type of a result.
+        generate: The generator's method.
+        result_type: What a result must be.
+        name: The generator's class, for messages.
 
-    Returns:
-        One result per input, in order.
+    Attributes:
+        batch_size: How many requests one call may carry; None for all that wait.
+        max_calls: How many calls may be in flight; None for any number.
+    """
+
+    def __init__(
+        self,
+        generate: _Generate[InputT, ResultT],
+        result_type: type[ResultT],
+        *,
+        name: str,
+    ) -> None:
+        self._generate = generate
+        self._result_type = result_type
+        self._name = name
+        self.batch_size: int | None = None
+        self.max_calls: int | None = None
+        # No reference to the loop: it would keep itself alive in `Schedulers`.
+        self._waiting: deque[_Request[InputT, ResultT]] = deque()
+        self._in_flight: set[_Call] = set()
+        self._flush_is_due = False
+
+    async def submit(self, input_: InputT, params: GenerateParams) -> ResultT:
+        """Send one request with whatever else waits, and return its result.
+
+        A caller that is cancelled takes its request out of the queue; a call whose
+        callers are all gone is cancelled too.
+
+        Raises:
+            BaseException: What the generator returned or raised for this request.
+            ResponseError: If the generator breaks its contract.
+        """
+        if self.batch_size == 1 and self.max_calls is None:
+            # Nothing to wait for, so no task and no future either.
+            return self._only(await self._generate([input_], [params]))
+        request = _Request(input_, params, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
+        self._flush_soon()
+        try:
+            result: ResultT = await request.future
+        except asyncio.CancelledError:
+            await self._abandon(request)
+            raise
+        return result
+
+    def _flush_soon(self) -> None:
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        waiting = self._waiting
+        while waiting and (self.max_calls is None or len(self._in_flight) < self.max_calls):
+            size = self.batch_size or len(waiting)
+            batch: list[_Request[InputT, ResultT]] = []
+            while waiting and len(batch) < size:
+                request = waiting.popleft()
+                if not request.future.done():  # its caller was cancelled meanwhile
+                    batch.append(request)
+            if batch:
+                self._send(batch)
+
+    def _send(self, batch: list[_Request[InputT, ResultT]]) -> None:
+        call = _Call(len(batch))
+        for request in batch:
+            request.call = call
+        self._in_flight.add(call)
+        call.task = asyncio.create_task(self._run(call, batch))
+
+    async def _run(self, call: _Call, batch: list[_Request[InputT, ResultT]]) -> None:
+        try:
+            results = await self._generate(
+                [request.input for request in batch], [request.params for request in batch]
+            )
+            self._deliver(batch, results)
+        except asyncio.CancelledError:
+            for request in batch:
+                request.future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 (each caller raises it)
+            for request in batch:
+                if not request.future.done():
+                    request.future.set_exception(error)
+        finally:
+            self._in_flight.discard(call)
+            if self._waiting:
+                self._flush_soon()
+
+    def _deliver(
+        self, batch: list[_Request[InputT, ResultT]], results: Sequence[ResultT | BaseException]
+    ) -> None:
+        self._check_count(results, len(batch))
+        for request, result in zip(batch, results, strict=True):
+            future = request.future
+            if future.done():
+                continue
+            if isinstance(result, self._result_type):
+                future.set_result(result)
+            else:
+                future.set_exception(self._failure(result))
+
+    def _only(self, results: Sequence[ResultT | BaseException]) -> ResultT:
+        self._check_count(results, 1)
+        result = results[0]
+        if isinstance(result, self._result_type):
+            return result
+        raise self._failure(result)
+
+    def _check_count(self, results: Sequence[object], count: int) -> None:
+        if len(results) != count:
+            raise ResponseError(
+                f"{self._name} returned {len(results)} results for {count} requests: "
+                f"a generator returns one result per input, in order"
+            )
+
+    def _failure(self, result: object) -> BaseException:
+        if isinstance(result, BaseException):
+            return result
+        return ResponseError(
+            f"{self._name} returned a {type(result).__name__} where a "
+            f"{self._result_type.__name__} or an exception was expected"
+        )
+
+    async def _abandon(self, request: _Request[InputT, ResultT]) -> None:
+        call = request.call
+        if call is None:
+            return  # still in the queue, where the flush passes over it
+        call.wanted -= 1
+        if call.wanted == 0 and call.task is not None and not call.task.done():
+            call.task.cancel()
+            # So that the call has ended when the last of its callers has.
+            await asyncio.wait([call.task])
+
+
+class Schedulers:
+    """The schedulers of one generator: one per event loop and kind of request."""
+
+    def __init__(self) -> None:
+        # Keyed weakly by the loop: a generator outlives the loops that it is used on.
+        self._by_loop: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, dict[type, Scheduler[Any, Any]]
+        ] = WeakKeyDictionary()
+
+    def get(
+        self,
+        generator: object,
+        generate: _Generate[InputT, ResultT],
+        result_type: type[ResultT],
+    ) -> Scheduler[InputT, ResultT]:
+        """Return the scheduler of the running loop for one kind of request.
+
+        Raises:
+            InvalidGeneratorError: If ``batch_size`` or ``max_calls`` is no bound.
+        """
+        kinds = self._by_loop.setdefault(asyncio.get_running_loop(), {})
+        if result_type not in kinds:
+            kinds[result_type] = Scheduler(generate, result_type, name=type(generator).__name__)
+        scheduler = kinds[result_type]
+        scheduler.batch_size = bound(generator, "batch_size")
+        scheduler.max_calls = bound(generator, "max_calls")
+        return scheduler
+
+    def __copy__(self) -> Schedulers:
+        return Schedulers()  # a copied generator shares nothing that can change
+
+    def __deepcopy__(self, memo: object) -> Schedulers:
+        return Schedulers()
+
+
+def bound(generator: object, name: str) -> int | None:
+    """Read an attribute or field of a generator that bounds something; None for no bound.
 
     Raises:
-        BaseException: The first failure, as the generator returned or raised it; the
-            calls that are still running are cancelled.
-        ResponseError: If the generator breaks its contract.
+        InvalidGeneratorError: If it is neither None nor at least 1.
     """
-    size = _batch_size(generator) or max(len(inputs), 1)
-    groups = [slice(start, start + size) for start in range(0, len(inputs), size)]
-    tasks = [
-        asyncio.ensure_future(_call(generator, call, inputs[group], params[group], expected))
-        for group in groups
-    ]
-    try:
-        return [result for group in await asyncio.gather(*tasks) for result in group]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _call(
-    generator: object,
-    call: Call[InputT, ResultT],
-    inputs: Sequence[InputT],
-    params: Sequence[GenerateParams],
-    expected: type[ResultT],
-) -> list[ResultT]:
-    results = await call(inputs, params)
-    name = type(generator).__name__
-    if len(results) != len(inputs):
-        raise ResponseError(
-            f"{name} returned {len(results)} results for {len(inputs)} requests: "
-            f"a generator returns one result per input, in order"
-        )
-    checked: list[ResultT] = []
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-        if not isinstance(result, expected):
-            raise ResponseError(
-                f"{name} returned a {type(result).__name__} where a {expected.__name__} or an "
-                f"exception was expected"
-            )
-        checked.append(result)
-    return checked
-
-
-def _batch_size(generator: object) -> int | None:
-    size = getattr(generator, "batch_size", None)
-    if size is not None and (not isinstance(size, int) or size < 1):
+    value = getattr(generator, name, None)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise InvalidGeneratorError(
-            f"{type(generator).__name__}.batch_size is {size!r}: expected None or at least 1"
+            f"{type(generator).__name__}.{name} is {value!r}: expected None or at least 1"
         )
-    return size
+    return value

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import reduce
-from operator import add
-from typing import TYPE_CHECKING, Any, Protocol
-from uuid import UUID, uuid4
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from rigging._pipeline import Identifiable, generator_id, params_per_item, shortened
-from rigging._scheduler import dispatch
-from rigging.error import InvalidMessageError
-from rigging.message import Message
-from rigging.params import GenerateParams
-from rigging.result import GeneratedMessage, StopReason, Usage
+from rigging._building import build
+from rigging._item import Item, ItemList, summed
+from rigging._pipeline import Job, Pipeline, Request, Schedulable, maybe_await, shortened
+from rigging._template import applied_to_message
+from rigging.error import InvalidGeneratorError, InvalidMessageError, InvalidParamsError
+from rigging.message import Message, MessageLike
+from rigging.result import GeneratedMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
-__all__ = ["Chat", "ChatList", "ChatPipeline", "MessageGenerator"]
+    from rigging._scheduler import Scheduler
+    from rigging.params import GenerateParams
+
+__all__ = ["Chat", "ChatList", "ChatPipeline", "MergeStrategy", "MessageGenerator"]
+
+#: How `ChatPipeline.add` joins a message to the last one, when both are of one role.
+MergeStrategy: TypeAlias = Literal["none", "all", "only-user-role"]
+
+_EMPTY: Final = "the conversation is empty: pass at least one message to `chat(…)`"
 
 
-class MessageGenerator(Identifiable, Protocol):
+class MessageGenerator(Schedulable, Protocol):
     """What a `ChatPipeline` needs of a generator."""
 
     async def generate_messages(
@@ -33,49 +39,73 @@ class MessageGenerator(Identifiable, Protocol):
         """Continue each conversation by one message."""
         ...
 
+    def stream_messages(
+        self, messages: Sequence[Message], params: GenerateParams
+    ) -> AsyncIterator[str | GeneratedMessage]:
+        """Continue one conversation, piece by piece; the result comes as the last item."""
+        ...
 
-class Chat(BaseModel):
-    """A conversation with the message that a generator added to it.
+
+class Chat(Item):
+    """A conversation with what a generator added to it.
 
     Attributes:
-        messages: What was sent.
-        generated: What came back.
-        stop_reason: Why the generation ended.
-        usage: Tokens taken, if known.
+        messages: What was sent first.
+        generated: What came back, and in later rounds what was sent between.
+        stop_reason: Why the last generation ended.
+        usage: Tokens taken, summed over rounds, if known.
         params: The parameters that the pipeline passed; the generator's own are in
             ``generator_id``.
         generator_id: The identifier of the generator, never with a key; None if its
             class is registered under no provider name.
         extra: What else the backend reported.
         metadata: The caller's own notes.
+        error: Why it failed, if it did and the run includes failures.
         timestamp: When the chat was made, in UTC.
         uuid: Names this chat.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # A slot and no field: a chat knows what made it, and neither shows nor stores it.
+    __slots__ = ("_pipeline",)
 
     messages: list[Message]
     generated: list[Message] = Field(default_factory=list)
-    stop_reason: StopReason = StopReason.unknown
-    usage: Usage | None = None
-    params: GenerateParams = Field(default_factory=GenerateParams)
-    generator_id: str | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    uuid: UUID = Field(default_factory=uuid4)
 
-    def __hash__(self) -> int:
-        return hash(self.uuid)
+    def __copy__(self) -> Chat:
+        return self._like(super().__copy__())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Chat:
+        return self._like(super().__deepcopy__(memo))
+
+    def _like(self, copied: Chat) -> Chat:
+        pipeline: ChatPipeline | None = getattr(self, "_pipeline", None)
+        return copied if pipeline is None else pipeline._made(copied)
 
     def __len__(self) -> int:
         return len(self.messages) + len(self.generated)
 
+    def __bool__(self) -> bool:
+        return True  # also one without messages
+
     def __repr__(self) -> str:
-        return (
-            f"<Chat of {len(self)} messages with {self.generator_id or 'an unnamed generator'}: "
-            f"{shortened(self.last.text)!r}>"
+        by = self.generator_id or "an unnamed generator"
+        if self.failed:
+            said = f"failed, {shortened(str(self.error))}"
+        else:
+            said = repr(shortened(self.last.text))
+        return f"<Chat of {len(self)} messages with {shortened(by)}: {said}>"
+
+    def _repr_html_(self) -> str:
+        """Show the conversation in a notebook."""
+        style = "text-align:left;white-space:pre-wrap"
+        rows = "".join(
+            f"<tr><th>{message.role}</th><td style='{style}'>{html.escape(message.text)}</td></tr>"
+            for message in self.all
         )
+        failed = f"<p>failed: {html.escape(str(self.error))}</p>" if self.failed else ""
+        return f"<table>{rows}</table>{failed}"
+
+    # -- What was said -------------------------------------------------------------------
 
     @property
     def all(self) -> list[Message]:
@@ -102,18 +132,55 @@ class Chat(BaseModel):
         """The whole conversation as text, a paragraph per message."""
         return "\n\n".join(f"[{message.role}]: {message.text}" for message in self.all)
 
+    def to_openai(self) -> list[dict[str, Any]]:
+        """Return the whole conversation in OpenAI's chat format."""
+        return [message.to_openai() for message in self.all]
 
-class ChatList(list[Chat]):
+    # -- Going on ------------------------------------------------------------------------
+
+    def restart(self, *, include_all: bool = False) -> ChatPipeline:
+        """Return the pipeline that made this chat, with its callbacks, as it began.
+
+        A chat that was read from JSON gets its generator back by ``generator_id``.
+
+        Args:
+            include_all: Whether to keep what was generated, too.
+
+        Raises:
+            InvalidGeneratorError: If the chat does not know what made it.
+        """
+        messages = tuple(self.all if include_all else self.messages)
+        pipeline: ChatPipeline | None = getattr(self, "_pipeline", None)
+        if pipeline is not None:
+            return replace(pipeline, messages=messages)
+        if self.generator_id is None:
+            raise InvalidGeneratorError(
+                "this chat does not know its generator, whose class was registered under no "
+                "provider name: go on with `generator.chat(chat.all)`"
+            )
+        return ChatPipeline(
+            build(self.generator_id), messages, params=self.params, metadata=self.metadata
+        )
+
+    def fork(
+        self, messages: MessageLike | Sequence[MessageLike], *, include_all: bool = False
+    ) -> ChatPipeline:
+        """Return `restart`, with messages added."""
+        return self.restart(include_all=include_all).add(messages)
+
+    def continue_(self, messages: MessageLike | Sequence[MessageLike]) -> ChatPipeline:
+        """Return a pipeline that goes on from the end of this chat with these messages."""
+        return self.fork(messages, include_all=True)
+
+
+class ChatList(ItemList[Chat]):
     """Chats in the order of their inputs."""
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens of all chats together."""
-        return reduce(add, (chat.usage for chat in self if chat.usage), Usage())
 
 
 @dataclass(frozen=True)
-class ChatPipeline:
+class ChatPipeline(
+    Pipeline[tuple[Message, ...], GeneratedMessage, Chat, ChatList],
+):
     """A conversation to be continued by a generator. Immutable: each method returns a new one.
 
     Made by `Generator.chat`.
@@ -124,79 +191,187 @@ class ChatPipeline:
         params: Override the generator's own, field by field.
 
     Example:
-        >>> import asyncio, rigging as rg
+        >>> import rigging as rg
         >>> pipeline = rg.testing.EchoGenerator(model="echo").chat("Hi").with_(temperature=0.5)
-        >>> asyncio.run(pipeline.run()).last.content
+        >>> pipeline.run_sync().last.content
         'Hi'
     """
 
     generator: MessageGenerator
     messages: tuple[Message, ...] = ()
-    params: GenerateParams = field(default_factory=GenerateParams)
+    transforms: tuple[Callable[..., Any], ...] = field(default=(), kw_only=True)
 
-    def with_(self, params: GenerateParams | None = None, **overrides: Any) -> ChatPipeline:
-        """Return a pipeline with other generation parameters.
+    _list_type: ClassVar[type[ItemList[Any]]] = ChatList
 
-        Args:
-            params: Override the pipeline's, field by field.
-            overrides: Fields of `GenerateParams`; they win over ``params``.
+    # -- Building ------------------------------------------------------------------------
 
-        Raises:
-            InvalidParamsError: If a field is unknown or a value does not fit.
-        """
-        return replace(self, params=self.params.merge_with(params, GenerateParams(**overrides)))
-
-    async def run(self) -> Chat:
-        """Generate one answer.
-
-        Raises:
-            InvalidMessageError: If the conversation is empty.
-            GenerationError: If the provider failed; see `rigging.error` for the tree.
-        """
-        return (await self._run([self.params]))[0]
-
-    async def run_many(
-        self, count: int, *, params: Sequence[GenerateParams] | None = None
-    ) -> ChatList:
-        """Generate several answers to the same conversation.
+    def add(
+        self,
+        messages: MessageLike | Sequence[MessageLike],
+        *,
+        merge_strategy: MergeStrategy = "none",
+    ) -> ChatPipeline:
+        """Return a pipeline with these messages behind what it has.
 
         Args:
-            count: How many, 0 or more.
-            params: One per answer; override the pipeline's.
-
-        Returns:
-            ``count`` chats.
-
-        Raises:
-            InvalidParamsError: If ``count`` is no number of answers, or ``params`` has
-                another length.
-            InvalidMessageError: If the conversation is empty.
-            GenerationError: If the provider failed; the first failure counts.
+            messages: A str (what the user says), a message, a dict in OpenAI's shape, or a
+                sequence of these.
+            merge_strategy: Whether a message joins the one before it when both have the
+                same role: ``none``, ``all`` roles, or ``only-user-role``. Texts are joined
+                by a line break, parts are put behind each other.
         """
-        return await self._run(params_per_item(self.params, count, params))
+        if merge_strategy not in {"none", "all", "only-user-role"}:
+            raise InvalidParamsError(
+                f"merge_strategy is 'none', 'all' or 'only-user-role', got {merge_strategy!r}"
+            )
+        joined = list(self.messages)
+        for message in Message.fit_as_list(messages):
+            same_role = bool(joined) and joined[-1].role == message.role
+            wanted = merge_strategy == "all" or (
+                merge_strategy == "only-user-role" and message.role == "user"
+            )
+            if same_role and wanted:
+                joined[-1] = _joined(joined[-1], message)
+            else:
+                joined.append(message)
+        return replace(self, messages=tuple(joined))
 
-    async def _run(self, params: Sequence[GenerateParams]) -> ChatList:
+    def fork(self, messages: MessageLike | Sequence[MessageLike]) -> ChatPipeline:
+        """Return a pipeline with these messages behind what it has; the same as `add`."""
+        return self.add(messages)
+
+    def apply(self, **values: Any) -> ChatPipeline:
+        """Return a pipeline with ``$name`` replaced in the last message.
+
+        Names that are not given are left alone.
+        """
         if not self.messages:
-            raise InvalidMessageError(
-                "the conversation is empty: pass at least one message to `chat(…)`"
-            )
-        results = await dispatch(
-            self.generator,
-            self.generator.generate_messages,
-            [self.messages] * len(params),
-            params,
-            GeneratedMessage,
+            return self
+        *before, last = self.messages
+        return replace(self, messages=(*before, applied_to_message(last, values)))
+
+    def apply_to_all(self, **values: Any) -> ChatPipeline:
+        """Return a pipeline with ``$name`` replaced in every message."""
+        return replace(
+            self, messages=tuple(applied_to_message(message, values) for message in self.messages)
         )
-        name = generator_id(self.generator)
-        return ChatList(
+
+    def transform(self, callback: Callable[..., Any]) -> ChatPipeline:
+        """Return a pipeline that lets a callback change what is sent.
+
+        Args:
+            callback: Plain or a coroutine function. It gets the messages and the params of
+                a request and returns ``(messages, params)``, or ``(messages, params,
+                post)`` where ``post`` gets the finished chat and returns the one to use.
+                Several posts run in reverse order.
+        """
+        return replace(self, transforms=(*self.transforms, callback))
+
+    # -- What the base leaves open -------------------------------------------------------
+
+    def _input(self) -> tuple[Message, ...]:
+        if not self.messages:
+            raise InvalidMessageError(_EMPTY)
+        return self.messages
+
+    def _fit(self, given: Any) -> tuple[Message, ...]:
+        conversation = (*self.messages, *Message.fit_as_list(given))
+        if not conversation:
+            raise InvalidMessageError(_EMPTY)
+        return conversation
+
+    def _sent(self, given: tuple[Message, ...]) -> Any:
+        return [
+            [message.role, message.content]
+            if _is_plain(message)
+            else message.model_dump(mode="json", exclude={"uuid", "metadata"})
+            for message in given
+        ]
+
+    def _load(self, text: str) -> Chat:
+        return self._made(Chat.model_validate_json(text))
+
+    def _failed(self, job: Job, error: BaseException, name: str | None) -> Chat:
+        return self._made(
             Chat(
-                messages=list(self.messages),
-                generated=[result.message],
-                stop_reason=result.stop_reason,
-                usage=result.usage,
-                extra=result.extra,
-                params=own,
+                messages=list(job.input),
+                error=error,
+                params=job.params,
                 generator_id=name,
+                metadata=dict(self.metadata),
             )
-            for result, own in zip(results, params, strict=True)
         )
+
+    def _scheduler(self) -> Scheduler[tuple[Message, ...], GeneratedMessage]:
+        generator = self.generator
+        return generator.schedulers.get(generator, generator.generate_messages, GeneratedMessage)
+
+    def _generator_of(self, given: Any) -> Any:
+        return build(given) if isinstance(given, str) else given
+
+    async def _generate(self, job: Job, request: Request, name: str | None) -> Chat:
+        if not self.transforms:
+            return await super()._generate(job, request, name)
+        posts = []
+        for callback in self.transforms:
+            messages, params, *post = await maybe_await(callback(list(job.input), job.params))
+            job = Job(tuple(Message.fit_as_list(messages)), params)
+            posts += post
+        chat = await super()._generate(job, request, name)
+        for post_transform in reversed(posts):
+            chat = self._made(await maybe_await(post_transform(chat)))
+        return chat
+
+    def _item(
+        self,
+        job: Job,
+        result: GeneratedMessage,
+        name: str | None,
+        previous: Chat | None = None,
+    ) -> Chat:
+        if previous is None:
+            messages, between = list(job.input), []
+        else:
+            messages, between = previous.messages, list(job.input[len(previous.messages) :])
+        return self._made(
+            Chat(
+                messages=messages,
+                generated=[*between, result.message],
+                stop_reason=result.stop_reason,
+                usage=summed(previous, result.usage),
+                extra=result.extra,
+                params=job.params,
+                generator_id=name,
+                metadata=dict(self.metadata),
+            )
+        )
+
+    def _next_input(self, item: Chat, answer: Any) -> tuple[Message, ...]:
+        if answer is True:
+            return tuple(item.all[:-1])
+        return (*item.all, *Message.fit_as_list(answer))
+
+    def _stream(self, job: Job) -> AsyncIterator[str | GeneratedMessage]:
+        return self.generator.stream_messages(job.input, job.params)
+
+    def _made(self, chat: Chat) -> Chat:
+        object.__setattr__(chat, "_pipeline", self)
+        return chat
+
+
+def _is_plain(message: Message) -> bool:
+    """Tell whether a message is its role and a text, as nearly all are."""
+    return (
+        isinstance(message.content, str) and not message.tool_calls and message.tool_call_id is None
+    )
+
+
+def _joined(one: Message, other: Message) -> Message:
+    if isinstance(one.content, str) and isinstance(other.content, str):
+        return one.model_copy(update={"content": f"{one.content}\n{other.content}"})
+    parts = [
+        part
+        for message in (one, other)
+        for part in ([message.content] if isinstance(message.content, str) else message.content)
+    ]
+    return Message(one.role, parts, metadata=one.metadata | other.metadata)

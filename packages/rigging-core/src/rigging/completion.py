@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
-from uuid import UUID, uuid4
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from rigging._pipeline import Identifiable, generator_id, params_per_item, shortened
-from rigging._scheduler import dispatch
-from rigging.params import GenerateParams
-from rigging.result import GeneratedText, StopReason, Usage
+from rigging._building import build
+from rigging._item import Item, ItemList, summed
+from rigging._pipeline import Job, Pipeline, Schedulable, shortened
+from rigging._template import applied
+from rigging.error import InvalidMessageError
+from rigging.result import GeneratedText
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-__all__ = ["Completion", "CompletionPipeline", "TextGenerator"]
+    from rigging._scheduler import Scheduler
+    from rigging.params import GenerateParams
+
+__all__ = ["Completion", "CompletionList", "CompletionPipeline", "TextGenerator"]
 
 
-class TextGenerator(Identifiable, Protocol):
+class TextGenerator(Schedulable, Protocol):
     """What a `CompletionPipeline` needs of a generator."""
 
     async def generate_texts(
@@ -29,46 +30,41 @@ class TextGenerator(Identifiable, Protocol):
         """Continue each text."""
         ...
 
+    def stream_texts(self, text: str, params: GenerateParams) -> AsyncIterator[str | GeneratedText]:
+        """Continue one text, piece by piece, and give the result as the last item."""
+        ...
 
-class Completion(BaseModel):
+
+class Completion(Item):
     """A text with what a generator wrote after it.
 
     Attributes:
         text: The prompt.
-        generated: What followed it, without the prompt.
+        generated: What followed it, without the prompt; empty if it failed.
         stop_reason: Why the generation ended.
-        usage: Tokens taken, if known.
+        usage: Tokens taken, summed over rounds, if known.
         params: The parameters that the pipeline passed; the generator's own are in
             ``generator_id``.
         generator_id: The identifier of the generator, never with a key; None if its
             class is registered under no provider name.
         extra: What else the backend reported.
         metadata: The caller's own notes.
+        error: Why it failed, if it did and the run includes failures.
         timestamp: When the completion was made, in UTC.
         uuid: Names this completion.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     text: str
-    generated: str
-    stop_reason: StopReason = StopReason.unknown
-    usage: Usage | None = None
-    params: GenerateParams = Field(default_factory=GenerateParams)
-    generator_id: str | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    uuid: UUID = Field(default_factory=uuid4)
-
-    def __hash__(self) -> int:
-        return hash(self.uuid)
+    generated: str = ""
 
     def __repr__(self) -> str:
-        return (
-            f"<Completion by {self.generator_id or 'an unnamed generator'}: "
-            f"{shortened(self.text)!r} → {shortened(self.generated)!r}>"
+        by = self.generator_id or "an unnamed generator"
+        said = (
+            f"failed, {shortened(str(self.error))}"
+            if self.failed
+            else repr(shortened(self.generated))
         )
+        return f"<Completion by {shortened(by)}: {shortened(self.text)!r} → {said}>"
 
     @property
     def all(self) -> str:
@@ -76,8 +72,12 @@ class Completion(BaseModel):
         return self.text + self.generated
 
 
+class CompletionList(ItemList[Completion]):
+    """Completions in the order of their inputs."""
+
+
 @dataclass(frozen=True)
-class CompletionPipeline:
+class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList]):
     """A text to be continued by a generator. Immutable: each method returns a new one.
 
     Made by `Generator.complete`.
@@ -88,73 +88,89 @@ class CompletionPipeline:
         params: Override the generator's own, field by field.
 
     Example:
-        >>> import asyncio, rigging as rg
+        >>> import rigging as rg
         >>> pipeline = rg.testing.EchoGenerator(model="echo").complete("Once upon a time")
-        >>> asyncio.run(pipeline.run()).generated
+        >>> pipeline.run_sync().generated
         'Once upon a time'
     """
 
     generator: TextGenerator
-    text: str
-    params: GenerateParams = field(default_factory=GenerateParams)
+    text: str = ""
 
-    def with_(self, params: GenerateParams | None = None, **overrides: Any) -> CompletionPipeline:
-        """Return a pipeline with other generation parameters.
+    _list_type: ClassVar[type[ItemList[Any]]] = CompletionList
 
-        Args:
-            params: Override the pipeline's, field by field.
-            overrides: Fields of `GenerateParams`; they win over ``params``.
+    def add(self, text: str) -> CompletionPipeline:
+        """Return a pipeline with this text behind what it has."""
+        return replace(self, text=self._fit(text))
 
-        Raises:
-            InvalidParamsError: If a field is unknown or a value does not fit.
-        """
-        return replace(self, params=self.params.merge_with(params, GenerateParams(**overrides)))
+    def fork(self, text: str) -> CompletionPipeline:
+        """Return a pipeline with this text behind what it has; the same as `add`."""
+        return self.add(text)
 
-    async def run(self) -> Completion:
-        """Generate one continuation.
+    def apply(self, **values: Any) -> CompletionPipeline:
+        """Return a pipeline with ``$name`` replaced; unknown names are left alone."""
+        return replace(self, text=applied(self.text, values))
 
-        Raises:
-            GenerationError: If the provider failed; see `rigging.error` for the tree.
-        """
-        return (await self._run([self.params]))[0]
+    # -- What the base leaves open -------------------------------------------------------
 
-    async def run_many(
-        self, count: int, *, params: Sequence[GenerateParams] | None = None
-    ) -> list[Completion]:
-        """Generate several continuations of the same text.
+    def _input(self) -> str:
+        return self.text
 
-        Args:
-            count: How many, 0 or more.
-            params: One per continuation; override the pipeline's.
-
-        Returns:
-            ``count`` completions.
-
-        Raises:
-            InvalidParamsError: If ``count`` is no number of continuations, or ``params``
-                has another length.
-            GenerationError: If the provider failed; the first failure counts.
-        """
-        return await self._run(params_per_item(self.params, count, params))
-
-    async def _run(self, params: Sequence[GenerateParams]) -> list[Completion]:
-        results = await dispatch(
-            self.generator,
-            self.generator.generate_texts,
-            [self.text] * len(params),
-            params,
-            GeneratedText,
-        )
-        name = generator_id(self.generator)
-        return [
-            Completion(
-                text=self.text,
-                generated=result.text,
-                stop_reason=result.stop_reason,
-                usage=result.usage,
-                extra=result.extra,
-                params=own,
-                generator_id=name,
+    def _fit(self, given: Any) -> str:
+        if not isinstance(given, str):
+            raise InvalidMessageError(
+                f"a completion continues a str, got {type(given).__name__}; "
+                f"conversations go to chat()"
             )
-            for result, own in zip(results, params, strict=True)
-        ]
+        return self.text + given
+
+    def _sent(self, given: str) -> str:
+        return given
+
+    def _load(self, text: str) -> Completion:
+        return Completion.model_validate_json(text)
+
+    def _failed(self, job: Job, error: BaseException, name: str | None) -> Completion:
+        return Completion(
+            text=job.input,
+            error=error,
+            params=job.params,
+            generator_id=name,
+            metadata=dict(self.metadata),
+        )
+
+    def _scheduler(self) -> Scheduler[str, GeneratedText]:
+        generator = self.generator
+        return generator.schedulers.get(generator, generator.generate_texts, GeneratedText)
+
+    def _generator_of(self, given: Any) -> Any:
+        return build(given) if isinstance(given, str) else given
+
+    def _item(
+        self,
+        job: Job,
+        result: GeneratedText,
+        name: str | None,
+        previous: Completion | None = None,
+    ) -> Completion:
+        return Completion(
+            text=job.input,
+            generated=result.text,
+            stop_reason=result.stop_reason,
+            usage=summed(previous, result.usage),
+            extra=result.extra,
+            params=job.params,
+            generator_id=name,
+            metadata=dict(self.metadata),
+        )
+
+    def _next_input(self, item: Completion, answer: Any) -> str:
+        if answer is not True:
+            raise TypeError(
+                f"a callback of until() for completions returns True, False or None, "
+                f"got {type(answer).__name__}"
+            )
+        return item.text
+
+    def _stream(self, job: Job) -> AsyncIterator[str | GeneratedText]:
+        return self.generator.stream_texts(job.input, job.params)

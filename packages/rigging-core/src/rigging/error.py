@@ -12,6 +12,9 @@ No text ever holds an API key.
     │   ├── InvalidParamsError                    of generation parameters
     │   └── InvalidGeneratorError                 of a generator
     ├── UnregisteredGeneratorError (LookupError)  no provider name leads to this class
+    ├── CheckpointError (OSError)                 a checkpoint file cannot be used
+    ├── MaxRoundsError (RuntimeError)             `until` asked for more rounds than allowed
+    ├── MaxDepthError (RecursionError)            `then` nested deeper than allowed
     ├── ProviderLookupError (LookupError)         a provider could not be had
     │   ├── UnknownProviderError                  nothing installed provides the name
     │   ├── AmbiguousProviderError                several distributions claim the name
@@ -49,6 +52,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BrokenProviderError",
+    "CheckpointError",
     "ContentFilterError",
     "ContextLengthError",
     "GenerationError",
@@ -58,6 +62,8 @@ __all__ = [
     "InvalidMessageError",
     "InvalidParamsError",
     "InvalidValueError",
+    "MaxDepthError",
+    "MaxRoundsError",
     "MissingDependencyError",
     "ModelNotFoundError",
     "PermissionDeniedError",
@@ -152,6 +158,43 @@ class UnregisteredGeneratorError(RiggingError, LookupError):
             f"`rigging.register_generator({name.lower()!r}, {name})`, or declare it in a package "
             f"under the entry point group 'rigging.generators'."
         )
+
+
+# -- A run -------------------------------------------------------------------------------
+
+
+class CheckpointError(RiggingError, OSError):
+    """A checkpoint file is in use, is none of ours, or cannot be written."""
+
+
+class MaxRoundsError(RiggingError, RuntimeError):
+    """A callback of ``until`` was not content after the last round.
+
+    Attributes:
+        max_rounds: How many rounds were allowed.
+    """
+
+    def __init__(self, max_rounds: int) -> None:
+        super().__init__(
+            f"`until` was not content after {max_rounds} rounds: allow more with max_rounds=…, "
+            f"or take failed items with on_failed='include'"
+        )
+        self.max_rounds = max_rounds
+
+
+class MaxDepthError(RiggingError, RecursionError):
+    """Pipelines returned by ``then`` led to others deeper than allowed.
+
+    Attributes:
+        max_depth: How deep they may nest.
+    """
+
+    def __init__(self, max_depth: int) -> None:
+        super().__init__(
+            f"`then` led {max_depth} pipelines deep: let the callback return None in the end, "
+            f"or allow more with max_depth=…"
+        )
+        self.max_depth = max_depth
 
 
 # -- Finding a provider ------------------------------------------------------------------

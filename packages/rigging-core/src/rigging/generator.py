@@ -12,31 +12,30 @@ ends in that name, imported when it is first asked for.
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
+from rigging._building import DEFAULT_PROVIDER, build
 from rigging._fields import options_of, write_options
 from rigging._model import Model
-from rigging._text import nearest
-from rigging.chat import ChatPipeline
-from rigging.completion import CompletionPipeline
+from rigging._scheduler import Schedulers
+from rigging.chat import Chat, ChatPipeline
+from rigging.completion import Completion, CompletionPipeline
 from rigging.error import (
     InvalidGeneratorError,
-    InvalidIdentifierError,
     InvalidMessageError,
-    InvalidParamsError,
     UnregisteredGeneratorError,
 )
-from rigging.identifier import Identifier, decode_any, encode_any, is_provider_name
+from rigging.identifier import Identifier, encode_any
 from rigging.message import Message, MessageLike
 from rigging.params import GenerateParams
 from rigging.registry import PLUGIN_API, Registration, registry
 from rigging.result import GeneratedMessage, GeneratedText
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 __all__ = [
     "DEFAULT_PROVIDER",
@@ -48,9 +47,6 @@ __all__ = [
     "get_identifier",
     "register_generator",
 ]
-
-#: The provider of an identifier that names none; ``RIGGING_DEFAULT_PROVIDER`` overrides it.
-DEFAULT_PROVIDER: Final = "litellm"
 
 _OWN_FIELDS: Final = frozenset({"model", "api_key", "params"})
 
@@ -67,7 +63,8 @@ class Generator(Model):
 
     ``batch_size``, an attribute or a field of the subclass, says how many requests one
     call may carry: None, or no such attribute, all that are waiting; 1 each on its own,
-    concurrently (remote services); n groups of up to n.
+    concurrently (remote services); n groups of up to n. ``max_calls`` likewise says how
+    many calls may be in flight; what arrives meanwhile joins the next one.
 
     Attributes:
         model: Which model, in the provider's own terms.
@@ -98,12 +95,17 @@ class Generator(Model):
     #: The version of the plugin contract that the class was written for.
     plugin_api: ClassVar[int] = PLUGIN_API
 
-    # Without a value here, so that a subclass may also make it a field.
+    # Without values here, so that a subclass may also make them fields.
     batch_size: ClassVar[int | None]
+    max_calls: ClassVar[int | None]
 
     model: str = Field(min_length=1)
     api_key: str | None = Field(default=None, repr=False, exclude=True)
     params: GenerateParams = Field(default_factory=GenerateParams)
+
+    _schedulers: Schedulers = PrivateAttr(default_factory=Schedulers)
+    _chat_watches: tuple[Callable[[Chat], Any], ...] = PrivateAttr(default=())
+    _completion_watches: tuple[Callable[[Completion], Any], ...] = PrivateAttr(default=())
 
     # -- For users -----------------------------------------------------------------------
 
@@ -123,7 +125,10 @@ class Generator(Model):
             InvalidMessageError: If something in ``messages`` is no message.
         """
         return ChatPipeline(
-            self, tuple(Message.fit_as_list(messages)), GenerateParams().merge_with(params)
+            self,
+            tuple(Message.fit_as_list(messages)),
+            params=GenerateParams().merge_with(params),
+            watches=self._chat_watches,
         )
 
     def complete(self, text: str, params: GenerateParams | None = None) -> CompletionPipeline:
@@ -140,7 +145,38 @@ class Generator(Model):
             raise InvalidMessageError(
                 f"complete() takes a str, got {type(text).__name__}; conversations go to chat()"
             )
-        return CompletionPipeline(self, text, GenerateParams().merge_with(params))
+        return CompletionPipeline(
+            self,
+            text,
+            params=GenerateParams().merge_with(params),
+            watches=self._completion_watches,
+        )
+
+    def watch(
+        self: _SelfT,
+        *,
+        chats: Callable[[Chat], Any] | None = None,
+        completions: Callable[[Completion], Any] | None = None,
+    ) -> _SelfT:
+        """Show everything that pipelines made from now on finish to callbacks.
+
+        Args:
+            chats: Gets each finished chat; see `ChatPipeline.watch`.
+            completions: Gets each finished completion.
+
+        Returns:
+            The generator.
+        """
+        if chats is not None:
+            self._chat_watches = (*self._chat_watches, chats)
+        if completions is not None:
+            self._completion_watches = (*self._completion_watches, completions)
+        return self
+
+    @property
+    def schedulers(self) -> Schedulers:
+        """Where requests to this generator wait for each other, per event loop."""
+        return self._schedulers
 
     def to_identifier(self, params: GenerateParams | None = None, *, short: bool = False) -> str:
         """Return the string that leads back to this generator, without its key.
@@ -302,6 +338,9 @@ class Generator(Model):
         )
 
 
+registry.contract = Generator
+
+
 def _restore(cls: type[Generator], values: dict[str, Any]) -> Generator:
     return cls.model_construct(**values)
 
@@ -331,15 +370,7 @@ def get_generator(identifier: str, *, params: GenerateParams | None = None) -> G
         ...     get_generator("echo!any,temperature=0.5,stop=a;b").params.stop
         ['a', 'b']
     """
-    parsed = Identifier.parse(identifier)
-    provider = parsed.provider or _default_provider()
-    cls: type[Generator] = registry.find(provider, parsed.distribution, base=Generator)
-    options = _read_options(parsed, cls, provider)
-    try:
-        own_params = GenerateParams(**options.params).merge_with(params)
-        return cls(model=parsed.model, params=own_params, **options.fields)
-    except (InvalidGeneratorError, InvalidParamsError) as error:
-        raise _misfit(parsed, options, error) from None
+    return cast("Generator", build(identifier, params))
 
 
 def get_identifier(
@@ -383,83 +414,6 @@ def register_generator(
             f"so it cannot be registered as {provider!r}"
         )
     return registry.register(provider, generator)
-
-
-def _default_provider() -> str:
-    name = os.environ.get("RIGGING_DEFAULT_PROVIDER", "").strip() or DEFAULT_PROVIDER
-    if not is_provider_name(name):
-        raise InvalidGeneratorError(
-            f"RIGGING_DEFAULT_PROVIDER is {name!r}, which cannot be a provider's name"
-        )
-    return name.lower()
-
-
-class _Options(NamedTuple):
-    """An identifier's options, decoded."""
-
-    fields: dict[str, Any]  # of the class
-    params: dict[str, Any]  # of `GenerateParams`
-    keys: dict[str, str]  # field, or "params.<field>" -> the key that gave it
-
-
-def _read_options(parsed: Identifier, cls: type[Generator], provider: str) -> _Options:
-    own = options_of(cls)
-    shared = options_of(GenerateParams)
-    extra: dict[str, Any] = {}
-    options = _Options({}, {"extra": extra}, {})
-    for key, raw in parsed.options.items():
-        if key == "model":
-            raise parsed.key_error("the model is named before the first comma", key)
-        if key in {"params", "extra"}:
-            raise parsed.key_error(
-                f"{key} are given key by key", key, "Write temperature=0.5, or extra.NAME=value."
-            )
-        name = key.removeprefix("params.")
-        try:
-            if key.startswith("extra."):
-                extra[key.removeprefix("extra.")] = decode_any(raw)
-                options.keys.setdefault("params.extra", key)
-                continue
-            if key in own:
-                option, target, place = own[key], options.fields, own[key].field
-            elif name in shared:
-                option, target, place = shared[name], options.params, f"params.{name}"
-            else:
-                raise _unknown_key(parsed, key, provider, cls)
-            if place in options.keys:
-                raise parsed.key_error(
-                    f"the keys {options.keys[place]!r} and {key!r} give the same field", key
-                )
-            target[option.field] = option.read(raw)
-            options.keys[place] = key
-        except InvalidIdentifierError:
-            raise
-        except ValueError as error:  # of the codec
-            raise parsed.error(f"{key}: {error}", key) from None
-    return options
-
-
-def _unknown_key(
-    parsed: Identifier, key: str, provider: str, cls: type[Generator]
-) -> InvalidIdentifierError:
-    valid = [
-        name
-        for name in (*options_of(cls), *options_of(GenerateParams))
-        if name not in {"model", "params", "extra"}
-    ]
-    near = nearest(key, valid)
-    hint = f"; did you mean {near!r}?" if near else ""
-    keys = ", ".join(dict.fromkeys([*valid, "extra.NAME"]))
-    return parsed.key_error(f"unknown key {key!r}{hint}", key, f"Keys of {provider}: {keys}.")
-
-
-def _misfit(
-    parsed: Identifier, options: _Options, error: InvalidGeneratorError | InvalidParamsError
-) -> InvalidIdentifierError:
-    """Point at the first value that pydantic refused."""
-    field, reason = error.faults[0] if error.faults else ("", str(error))
-    place = f"params.{field}" if isinstance(error, InvalidParamsError) else field
-    return parsed.error(reason, options.keys.get(place))
 
 
 def __getattr__(name: str) -> Any:

@@ -271,7 +271,7 @@ class Message(_MessageModel):
         cls, value: MessageLike | Sequence[MessageLike], *, role: Role = "user"
     ) -> list[Message]:
         """Make a list of messages of one that `fit` takes, or of a sequence of these."""
-        if isinstance(value, (str, Mapping, Message)) or not isinstance(value, Sequence):
+        if isinstance(value, (str, Message, Mapping)) or not isinstance(value, Sequence):
             return [cls.fit(value, role=role)]
         return [cls.fit(item, role=role) for item in value]
 
@@ -298,9 +298,11 @@ MessageLike: TypeAlias = str | Message | Mapping[str, Any]
 
 def _parts(content: Any) -> Any:
     """Let a part be plain text, and no content be empty text, as OpenAI's format does."""
+    if isinstance(content, str):  # first, and cheap: nearly all content is text
+        return content
     if content is None:
         return ""
-    if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+    if isinstance(content, Sequence) and not isinstance(content, bytes):
         return tuple(TextPart(text=part) if isinstance(part, str) else part for part in content)
     return content
 

@@ -88,6 +88,9 @@ class Registry:
     """The providers of a process. `registry` is the one that everybody uses."""
 
     def __init__(self) -> None:
+        #: The class that every provider's derives from; `rigging.generator`, which knows
+        #: it and stands above, sets it.
+        self.contract: type = object
         self._lock = threading.RLock()
         self._registrations: list[Registration] = []
         self._scan: Scan | None = None

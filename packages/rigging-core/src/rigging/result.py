@@ -117,9 +117,9 @@ class GeneratedMessage(_Generated):
         cls, text: str, stop_reason: StopReason | str = StopReason.stop, **fields: Any
     ) -> GeneratedMessage:
         """Make an assistant's message of its text; ``fields`` are those of the class."""
-        return cls(
-            message=Message("assistant", text), stop_reason=StopReason(stop_reason), **fields
-        )
+        # Pydantic reads any spelling of a stop reason, and an enum would read it twice.
+        fields["stop_reason"] = stop_reason
+        return cls(message=Message("assistant", text), **fields)
 
     def __str__(self) -> str:
         return self.message.text
@@ -142,7 +142,8 @@ class GeneratedText(_Generated):
         cls, text: str, stop_reason: StopReason | str = StopReason.stop, **fields: Any
     ) -> GeneratedText:
         """Make a result of its text; ``fields`` are those of the class."""
-        return cls(text=text, stop_reason=StopReason(stop_reason), **fields)
+        fields["stop_reason"] = stop_reason
+        return cls(text=text, **fields)
 
     def __str__(self) -> str:
         return self.text

@@ -1,0 +1,124 @@
+"""What chats and completions have in common: the facts of a generation, and lists of them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from datetime import UTC, datetime
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from uuid import UUID, uuid4
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from rigging.error import RiggingError
+from rigging.params import GenerateParams
+from rigging.result import StopReason, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Item", "ItemList", "summed"]
+
+_SHOWN: Final = 3  # items in the repr of a list
+
+SelfT = TypeVar("SelfT", bound="Item")
+ItemT = TypeVar("ItemT", bound="Item")
+
+
+def _error_of_text(value: object) -> object:
+    return RiggingError(value) if isinstance(value, str) else value
+
+
+def _text_of_error(error: BaseException | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"
+
+
+class Item(BaseModel):
+    """One generation and its facts. Immutable: what changes it returns a new one."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    stop_reason: StopReason = StopReason.unknown
+    usage: Usage | None = None
+    params: GenerateParams = Field(default_factory=GenerateParams)
+    generator_id: str | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    # JSON has its text only, and comes back as a RiggingError of that text.
+    error: Annotated[
+        BaseException | None,
+        BeforeValidator(_error_of_text),
+        PlainSerializer(_text_of_error, return_type=str | None),
+    ] = None
+    timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    uuid: UUID = Field(default_factory=uuid4)
+
+    def __hash__(self) -> int:
+        return hash(self.uuid)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the generation failed; ``error`` says why."""
+        return self.error is not None
+
+    def clone(self: SelfT) -> SelfT:
+        """Return a copy with a name of its own."""
+        return self.model_copy(update={"uuid": uuid4()}, deep=True)
+
+    def meta(self: SelfT, **metadata: Any) -> SelfT:
+        """Return a copy with these notes added to its metadata."""
+        return self.model_copy(update={"metadata": {**self.metadata, **metadata}})
+
+
+class ItemList(list[ItemT]):
+    """Generations in the order of their inputs."""
+
+    def __repr__(self) -> str:
+        # Short for a million, too: `asyncio.run` asks for the repr of what it returns.
+        shown = [repr(item) for item in self[:_SHOWN]]
+        more = [f"… {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
+        return f"{type(self).__name__}[{', '.join(shown + more)}]"
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all together."""
+        return reduce(add, (item.usage for item in self if item.usage), Usage())
+
+    @property
+    def failed(self) -> list[ItemT]:
+        """Those that failed."""
+        return [item for item in self if item.failed]
+
+    def to_json(self) -> str:
+        """Return all as one JSON array."""
+        return f"[{','.join(self._lines())}]"
+
+    def to_jsonl(self, path: str | Path) -> None:
+        """Write all into a file, one JSON object a line."""
+        with Path(path).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in self._lines())
+
+    def to_df(self) -> Any:
+        """Return a pandas DataFrame, a row each.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise ImportError("to_df() needs pandas: `pip install pandas`") from error
+        return pandas.DataFrame([json.loads(line) for line in self._lines()])
+
+    def _lines(self) -> Iterable[str]:
+        return (item.model_dump_json() for item in self)
+
+
+def summed(previous: Item | None, usage: Usage | None) -> Usage | None:
+    """Add a round's usage to that of the rounds before it."""
+    if previous is None or previous.usage is None:
+        return usage
+    return previous.usage if usage is None else previous.usage + usage

@@ -1,0 +1,80 @@
+"""Pipelines over a real local model: one batch for all that wait, retries, nested runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import stamina
+
+import rigging as rg
+from rigging.error import ProviderServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pytest
+
+    from rigging_transformers import TransformersGenerator
+
+PARAMS = rg.GenerateParams(max_tokens=4, temperature=0)
+
+
+def noted_batches(
+    monkeypatch: pytest.MonkeyPatch, generator: TransformersGenerator, failures: int = 0
+) -> list[int]:
+    """Note the size of each call that reaches the generator; let the first ones fail."""
+    sizes: list[int] = []
+    original = type(generator).generate_messages
+
+    async def generate(
+        self: TransformersGenerator,
+        messages: Sequence[Sequence[rg.Message]],
+        params: Sequence[rg.GenerateParams],
+    ) -> Any:
+        sizes.append(len(messages))
+        results = list(await original(self, messages, params))
+        if len(sizes) <= failures:
+            results[0] = ProviderServerError("the engine stumbled")
+        return results
+
+    monkeypatch.setattr(type(generator), "generate_messages", generate)
+    return sizes
+
+
+def test_many_prompts_are_one_batch_and_each_gets_its_own_answer(
+    monkeypatch: pytest.MonkeyPatch, borrowing: TransformersGenerator
+) -> None:
+    sizes = noted_batches(monkeypatch, borrowing)
+    inputs = [f"prompt {number}" for number in range(12)]
+
+    batch = borrowing.chat(params=PARAMS).run_batch_sync(inputs)
+    alone = [borrowing.chat(one, params=PARAMS).run_sync() for one in inputs[:3]]
+
+    assert sizes == [12, 1, 1, 1]
+    assert [chat.last.text for chat in batch[:3]] == [chat.last.text for chat in alone]
+
+
+def test_nested_runs_are_one_batch_too(
+    monkeypatch: pytest.MonkeyPatch, borrowing: TransformersGenerator
+) -> None:
+    sizes = noted_batches(monkeypatch, borrowing)
+
+    def once_more(chat: rg.Chat) -> rg.ChatPipeline | None:
+        return chat.continue_("more") if len(chat) == 2 else None
+
+    chats = borrowing.chat("Hi", params=PARAMS).then(once_more).run_many_sync(8)
+
+    assert sizes == [8, 8]
+    assert [len(chat) for chat in chats] == [4] * 8
+
+
+def test_wrap_repeats_the_request_that_failed_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, borrowing: TransformersGenerator
+) -> None:
+    sizes = noted_batches(monkeypatch, borrowing, failures=2)
+    retry = stamina.retry(on=ProviderServerError, attempts=5, wait_initial=0.01, wait_jitter=0)
+
+    chats = borrowing.chat("Hi", params=PARAMS).wrap(retry).run_many_sync(4)
+
+    assert sizes == [4, 1, 1]
+    assert len({chat.last.text for chat in chats}) == 1
