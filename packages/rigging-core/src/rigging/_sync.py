@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator
     from types import TracebackType
 
 __all__ = ["iterate_sync", "run_sync"]
@@ -76,18 +76,33 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine there; an exception here (Ctrl-C) cancels it."""
-        future = asyncio.run_coroutine_threadsafe(_awaited(coroutine), self._loop)
-        try:
-            self._wait(future)
-        except BaseException:
-            future.cancel()
-            raise
-        result: _T = future.result()
-        return result
+    def run(self, awaitable: Awaitable[_T]) -> _T:
+        """Await there; an exception here (Ctrl-C) cancels it, and waits for its end."""
+        tasks: list[asyncio.Task[_T]] = []
+        done: Future[None] = Future()
 
-    def _wait(self, future: Future[Any]) -> None:
+        def start() -> None:
+            tasks.append(self._loop.create_task(_awaited(awaitable)))
+            tasks[0].add_done_callback(end)
+
+        def cancel() -> None:
+            tasks[0].cancel()
+
+        def end(task: asyncio.Task[_T]) -> None:
+            if not task.cancelled():
+                task.exception()  # looked at here: whoever is interrupted will not
+            done.set_result(None)
+
+        self._loop.call_soon_threadsafe(start)
+        try:
+            self._wait(done)
+        except BaseException:
+            self._loop.call_soon_threadsafe(cancel)
+            wait([done])
+            raise
+        return tasks[0].result()
+
+    def _wait(self, future: Future[None]) -> None:
         caller = _current_task()
         while not wait([future], timeout=_LOOK_S if caller else None).done:
             # Under `asyncio.run`, Ctrl-C cancels the task that stands still here.
@@ -108,5 +123,5 @@ def _current_task() -> asyncio.Task[Any] | None:
         return None
 
 
-async def _awaited(awaitable: Any) -> Any:
+async def _awaited(awaitable: Awaitable[_T]) -> _T:
     return await awaitable  # `anext()` of an async generator is awaitable, but no coroutine
