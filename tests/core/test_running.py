@@ -398,8 +398,11 @@ def test_a_sync_stream_may_be_left_early() -> None:
 
 INTERRUPTED = textwrap.dedent(
     """
-    import asyncio, sys
+    import asyncio, signal
     import rigging as rg
+
+    # A shell starts what it puts into the background deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     class Slow(rg.Generator):
         batch_size: int | None = BATCH
@@ -440,9 +443,13 @@ def test_ctrl_c_in_a_batch_cancels_it_and_leaves_no_task_and_no_warning(run: str
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    try:
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
 
     assert out.splitlines() == ["cancelled"] * 2
     assert err.rstrip().endswith("KeyboardInterrupt")

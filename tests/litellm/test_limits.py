@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -53,8 +52,12 @@ def test_requests_follow_each_other_no_closer_than_the_delay(
 
     asyncio.run(generator.chat("Hi").run_many(12))
 
-    gaps = [b.at - a.at for a, b in itertools.pairwise(server.requests)]
-    assert min(gaps) >= 0.040
+    first, *others = (request.at for request in server.requests)
+    # The delay is between departures: each arrives as much later, but for the time that a
+    # busy machine takes to hand it over.
+    late_s = 0.03
+    for number, at in enumerate(others, start=1):
+        assert at - first >= number * 0.040 - late_s
     assert server.peak > 1, "the delay is between starts, and does not wait for answers"
 
 
