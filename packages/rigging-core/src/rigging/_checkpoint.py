@@ -122,14 +122,14 @@ class Checkpoint:
 
     def _answer(self, questions: list[bytes | _Result]) -> list[str | None]:
         """In the thread: look up and save a group in one transaction."""
-        answers: list[str | None] = []
         with self._connection:
-            for question in questions:
-                if isinstance(question, _Result):
-                    self._connection.execute(_SAVE, question)
-                    answers.append(None)
-                else:
-                    answers.append(self._find(question))
+            answers = [
+                None if isinstance(question, _Result) else self._find(question)
+                for question in questions
+            ]
+            self._connection.executemany(
+                _SAVE, (question for question in questions if isinstance(question, _Result))
+            )
         return answers
 
     def _find(self, digest: bytes) -> str | None:
