@@ -227,7 +227,7 @@ def test_runs_nested_ten_deep_in_a_window_of_one_do_not_wait_for_each_other() ->
 
 
 def test_then_that_returns_something_else_is_told_so() -> None:
-    with pytest.raises(TypeError, match=r"returns None, a Chat or a pipeline, got int"):
+    with pytest.raises(TypeError, match=r"returns None, a Chat or a ChatPipeline, got int"):
         ECHO.chat("Hi").then(lambda chat: 3).run_sync()
 
 

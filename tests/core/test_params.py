@@ -95,12 +95,20 @@ def test_params_do_not_change() -> None:
         rg.GenerateParams().temperature = 1
 
 
-def test_repr_shows_what_is_set_and_no_secret() -> None:
-    params = rg.GenerateParams(temperature=1, extra={"user": "bob", "Authorization": "hunter2"})
+def test_secrets_in_extra_are_sent_and_neither_shown_nor_dumped() -> None:
+    headers = {"Authorization": "hunter2", "X-Trace": "1"}
+    extra = {"user": "bob", "api_key": "hunter2", "extra_headers": headers, "eos_token": "</s>"}
+    params = rg.GenerateParams(temperature=1, extra=extra)
+    public = {"user": "bob", "extra_headers": {"X-Trace": "1"}, "eos_token": "</s>"}
 
-    assert repr(params) == (
-        "GenerateParams(temperature=1.0, extra={'user': 'bob', 'Authorization': '…'})"
-    )
+    assert params.to_dict() == {"temperature": 1.0, **extra}
+    assert repr(params) == f"GenerateParams(temperature=1.0, extra={public})"
+    assert params.model_dump()["extra"] == public
+    assert "hunter2" not in params.model_dump_json()
+    with rg.register_generator("echo", rg.testing.EchoGenerator):
+        generator = rg.testing.EchoGenerator(model="x", params=params)
+        chat = generator.chat("Hi").run_sync()
+        assert "hunter2" not in generator.to_identifier() + chat.model_dump_json() + str(chat)
 
 
 def _hashable(values: dict[str, Any]) -> bool:

@@ -13,7 +13,6 @@ a disk.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import sqlite3
@@ -23,10 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from rigging.error import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint"]
 
 _VERSION: Final = 1  # of the file's layout, in SQLite's `user_version`
 
@@ -59,14 +57,42 @@ class _Result(NamedTuple):
 
 
 class Checkpoint:
-    """An open file of finished results; made by `open_checkpoint`."""
+    """A file of finished results; open, and kept from others, while its context lasts.
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
-        self._connection = connection
-        self._thread = thread
-        ((self._is_new,),) = connection.execute(_IS_EMPTY).fetchall()
+    Args:
+        path: The file; it is made if there is none.
+
+    Raises:
+        CheckpointError: On entering, if the file is in use, is no checkpoint, or cannot
+            be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rigging-checkpoint")
+        self._connection: sqlite3.Connection
+        self._is_new: bool
         self._group: list[tuple[bytes | _Result, asyncio.Future[Any]]] = []
         self._worker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Checkpoint:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # What was asked is finished first.
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+        self._thread.shutdown(wait=False)
+
+    def _open(self) -> None:
+        self._connection = _connect(self._path)
+        ((self._is_new,),) = self._connection.execute(_IS_EMPTY).fetchall()
 
     async def find(self, sender: bytes, sent: Any) -> tuple[bytes, str | None]:
         """Look up an item; call it once per item, in the order of the items.
@@ -107,7 +133,7 @@ class Checkpoint:
                 questions = [question for question, _ in group]
                 try:
                     answers = await loop.run_in_executor(self._thread, self._answer, questions)
-                except sqlite3.Error as error:
+                except Exception as error:  # noqa: BLE001 (each of the group raises it)
                     failure = CheckpointError(f"the checkpoint cannot be written: {error}")
                     failure.__cause__ = error
                     for _, future in group:
@@ -119,6 +145,8 @@ class Checkpoint:
                         future.set_result(answer)
         finally:
             self._worker = None
+            for _, future in self._group:  # only if the task was cancelled
+                future.cancel()
 
     def _answer(self, questions: list[bytes | _Result]) -> list[str | None]:
         """In the thread: look up and save a group in one transaction."""
@@ -139,35 +167,6 @@ class Checkpoint:
             ((times,),) = self._connection.execute(_COUNT_AGAIN, (digest,)).fetchall()
         row = self._connection.execute(_FIND, (digest, times)).fetchone()
         return row[0] if row else None
-
-    async def close(self) -> None:
-        """Finish what was asked, and close the file."""
-        if self._worker is not None:
-            await asyncio.wait([self._worker])
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._connection.close)
-        self._thread.shutdown(wait=False)
-
-
-@contextlib.asynccontextmanager
-async def open_checkpoint(path: Path) -> AsyncIterator[Checkpoint]:
-    """Open a file of finished results, or make it, and keep others out meanwhile.
-
-    Raises:
-        CheckpointError: If the file is in use, is no checkpoint, or cannot be opened.
-    """
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rigging-checkpoint")
-    loop = asyncio.get_running_loop()
-    try:
-        connection = await loop.run_in_executor(thread, _connect, path)
-    except BaseException:
-        thread.shutdown(wait=False)
-        raise
-    checkpoint = Checkpoint(connection, thread)
-    try:
-        yield checkpoint
-    finally:
-        await checkpoint.close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

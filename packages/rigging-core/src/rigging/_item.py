@@ -33,13 +33,20 @@ def _error_of_text(value: object) -> object:
 
 
 def _text_of_error(error: BaseException | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"
+    # One that came out of JSON has its name in its text already.
+    if error is None or type(error) is RiggingError:
+        return None if error is None else str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 class Item(BaseModel):
     """One generation and its facts. Immutable: what changes it returns a new one."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True,
+        arbitrary_types_allowed=True,
+        ser_json_inf_nan="constants",  # log-probabilities may be infinite
+    )
 
     stop_reason: StopReason = StopReason.unknown
     usage: Usage | None = None
@@ -58,6 +65,9 @@ class Item(BaseModel):
 
     def __hash__(self) -> int:
         return hash(self.uuid)
+
+    def __str__(self) -> str:
+        return repr(self)
 
     @property
     def failed(self) -> bool:

@@ -8,13 +8,15 @@ waits together. So `run` is a batch of one, and a nested run joins the next call
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import copy
 import inspect
+import traceback
 import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -31,16 +33,20 @@ from typing import Any, ClassVar, Final, Generic, Literal, NamedTuple, Protocol,
 
 from pydantic import ValidationError
 
-from rigging._checkpoint import Checkpoint, open_checkpoint
+from rigging._building import build
+from rigging._checkpoint import Checkpoint
 from rigging._item import Item, ItemList
-from rigging._pool import windowed
+from rigging._pool import Pool
 from rigging._progress import Progress
-from rigging._scheduler import Scheduler, Schedulers, bound
+from rigging._scheduler import Scheduler, Schedulers, bound, is_cancelled
 from rigging._sync import iterate_sync, run_sync
 from rigging.error import (
+    InvalidGeneratorError,
+    InvalidMessageError,
     InvalidParamsError,
     MaxDepthError,
     MaxRoundsError,
+    ResponseError,
     RiggingError,
     RiggingWarning,
     UnregisteredGeneratorError,
@@ -57,6 +63,7 @@ SelfT = TypeVar("SelfT", bound="Pipeline[Any, Any, Any, Any]")
 
 OnFailed: TypeAlias = Literal["raise", "skip", "include"]
 
+_NOTE: Final = "rigging: "
 _SHOWN: Final = 60  # characters of a text in a repr
 # Items in progress at once, where the caller does not say: enough to fill the calls of an
 # engine and the connections of a service. More would only cost memory.
@@ -125,7 +132,7 @@ class Until(NamedTuple):
 Request: TypeAlias = Callable[[Any, GenerateParams], Awaitable[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
     """What is sent to a generator, and what becomes of the answers. Immutable."""
 
@@ -141,6 +148,15 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
     watches: tuple[Callable[[Any], Any], ...] = field(default=(), kw_only=True)
 
     _list_type: ClassVar[type[ItemList[Any]]] = ItemList
+
+    def __repr__(self) -> str:
+        name = generator_id(self.generator) or type(self.generator).__name__
+        return f"<{type(self).__name__} with {shortened(name)}: {self._summary()}, {self.params!r}>"
+
+    @property
+    def _prepares(self) -> bool:
+        """Whether `_prepared` does anything."""
+        return False
 
     # -- Building ------------------------------------------------------------------------
 
@@ -388,14 +404,15 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             raise InvalidParamsError(
                 "map() needs all results at once, which iter_batch never has: use run_batch"
             )
+        if not isinstance(inputs, (Iterable, AsyncIterable)):
+            raise InvalidParamsError(
+                f"iter_batch takes an iterable of inputs, got {type(inputs).__name__}"
+            )
         settings = self._settings(on_failed, window, checkpoint, progress=progress)
-        jobs: Iterable[Job] | AsyncIterable[Job]
-        if isinstance(inputs, AsyncIterable):
-            jobs = (Job(self._fit(one), self.params) async for one in inputs)
-        else:
-            jobs = (Job(self._fit(one), self.params) for one in inputs)
-        async with contextlib.aclosing(self._items(jobs, settings, ordered=ordered)) as items:
-            async for item in items:
+        async with contextlib.AsyncExitStack() as stack:
+            run = await _Run.entered(stack, self, settings, inputs)
+            pool = Pool(run.fit_and_run, inputs, window=settings.window, ordered=ordered)
+            async for item in await stack.enter_async_context(pool):
                 if item is not None:
                     yield item
 
@@ -420,17 +437,21 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             RiggingError: If a request cannot be sent, or the first failure of one.
         """
         settings = self._settings(on_failed)
-        all_of_them = [self.generator] * include_original + [
-            self._generator_of(one) for one in generators
-        ]
-        pipelines = [replace(self, generator=one) for one in all_of_them]
-        runs = [_Run(one, settings) for one in pipelines]
+        own = [self.generator] if include_original else []
 
-        async def work(run: _Run) -> Any:
-            return await run(Job(run.pipeline._input(), run.pipeline.params))
+        async def work(given: Any) -> ItemT | None:
+            try:
+                pipeline = replace(self, generator=_generator_of(given))
+            except RiggingError as error:
+                if not settings.catching.takes(error):
+                    raise
+                return self._fallen(self._held(), error, settings.catching)
+            run = _Run(pipeline, settings)
+            item: ItemT | None = await run(Job(pipeline._input(), pipeline.params))
+            return item
 
-        stream = windowed(work, runs, window=max(len(runs), 1), ordered=True)
-        async with contextlib.aclosing(stream) as items:
+        window = max(1, len(own) + len(generators))
+        async with Pool(work, [*own, *generators], window=window, ordered=True) as items:
             finished = [item async for item in items if item is not None]
         return await self._mapped(self._collect(finished))
 
@@ -450,15 +471,23 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 "until() and wrap() may generate again what a stream has already given away: "
                 "use run()"
             )
-        job = Job(self._input(), self.params)
-        async for piece in self._stream(job):
-            if isinstance(piece, str):
-                yield piece
-            else:
+        job, posts = await self._prepared(Job(self._input(), self.params))
+        finished = False
+        async with contextlib.aclosing(self._stream(job)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, str):
+                    yield piece
+                    continue
+                finished = True
                 item = self._item(job, piece, generator_id(self.generator))
-                item = await self._followed(item)
+                item = await self._followed(await self._posted(item, posts))
                 await self._shown(item)
                 yield item
+        if not finished:
+            raise ResponseError(
+                f"the stream of {type(self.generator).__name__} ended without its result: "
+                f"a stream gives pieces of text, and the finished result as the last item"
+            )
 
     # -- The same for synchronous callers ------------------------------------------------
 
@@ -500,7 +529,15 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         """Return an input as JSON values, without names and notes of ours."""
         raise NotImplementedError
 
-    def _load(self, text: str) -> ItemT:
+    def _summary(self) -> str:
+        """Return what the pipeline holds in a few words."""
+        raise NotImplementedError
+
+    def _held(self) -> InputT:
+        """Return what the pipeline itself holds, which may not be enough to send."""
+        raise NotImplementedError
+
+    def _load(self, text: str, name: str | None) -> ItemT:
         """Return a finished item that was kept as JSON."""
         raise NotImplementedError
 
@@ -510,10 +547,6 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
 
     def _scheduler(self) -> Scheduler[InputT, ResultT]:
         """Return where the generator's requests of this kind wait."""
-        raise NotImplementedError
-
-    def _generator_of(self, given: Any) -> Any:
-        """Return a generator, or the one that an identifier names."""
         raise NotImplementedError
 
     def _item(
@@ -526,9 +559,13 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         """Return what is sent in another round, after an answer of ``until``."""
         raise NotImplementedError
 
-    def _stream(self, job: Job) -> AsyncIterator[Any]:
+    def _stream(self, job: Job) -> Any:
         """Return the generator's stream for one request."""
         raise NotImplementedError
+
+    async def _prepared(self, job: Job) -> tuple[Job, Sequence[Callable[[Any], Any]]]:
+        """Return a job as it is sent, and what is to happen to its item."""
+        return job, ()
 
     # -- How it runs ---------------------------------------------------------------------
 
@@ -547,8 +584,9 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         if window is not None and (not isinstance(window, int) or window < 1):
             raise InvalidParamsError(f"window is at least 1, got {window!r}")
         if window is None:
-            # Two calls' worth, so that one fills up while the other is on its way.
-            window = max(_WINDOW, 2 * (bound(self.generator, "batch_size") or 0))
+            # One call's worth more than can be in flight, so that the next is full.
+            calls = (bound(self.generator, "max_calls") or 1) + 1
+            window = max(_WINDOW, calls * (bound(self.generator, "batch_size") or 0))
         path = None if checkpoint is None else Path(checkpoint)
         return _Settings(catching, window, path, progress)
 
@@ -568,12 +606,18 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 request = decorator(request)
         return request
 
+    def _notes(self) -> dict[str, Any]:
+        """Return notes that are the item's own, all the way down."""
+        return copy.deepcopy(dict(self.metadata)) if self.metadata else {}
+
     def _collect(self, items: list[ItemT]) -> ListT:
         return self._list_type(items)  # type: ignore[return-value]
 
     async def _run(self, jobs: Sequence[Job], settings: _Settings) -> ListT:
-        stream = self._items(jobs, settings, ordered=True)
-        async with contextlib.aclosing(stream) as items:
+        async with contextlib.AsyncExitStack() as stack:
+            run = await _Run.entered(stack, self, settings, jobs)
+            pool = Pool(run, jobs, window=settings.window, ordered=True)
+            items = await stack.enter_async_context(pool)
             finished = [item async for item in items if item is not None]
         return await self._mapped(self._collect(finished))
 
@@ -584,32 +628,22 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 items = self._collect(list(mapped))
         return items
 
-    async def _items(
-        self, jobs: Iterable[Job] | AsyncIterable[Job], settings: _Settings, *, ordered: bool
-    ) -> AsyncGenerator[ItemT | None, None]:
-        """Run jobs; None stands for an item that failed and is skipped."""
-        async with contextlib.AsyncExitStack() as stack:
-            checkpoint = None
-            if settings.checkpoint is not None:
-                checkpoint = await stack.enter_async_context(open_checkpoint(settings.checkpoint))
-            bar = None
-            if settings.progress:
-                total = len(jobs) if isinstance(jobs, Sized) else None
-                bar = stack.enter_context(contextlib.closing(Progress(total, self.label)))
-            run = _Run(self, settings, checkpoint, bar)
-            stream = windowed(run, jobs, window=settings.window, ordered=ordered)
-            items = await stack.enter_async_context(contextlib.aclosing(stream))
-            async for item in items:
-                yield item
-
-    async def _process(self, job: Job, request: Request, name: str | None) -> ItemT:
-        """Take one item to its end: the result, and what ``then`` makes of it."""
-        item = await self._generate(job, request, name)
+    async def _process(
+        self,
+        job: Job,
+        posts: Sequence[Callable[[Any], Any]],
+        request: Request,
+        name: str | None,
+    ) -> ItemT:
+        """Take one prepared item to its end: through ``until``, posts and ``then``."""
+        item = self._item(job, await request(job.input, job.params), name)
+        if self.untils:
+            item = await self._satisfied(item, job, request, name)
+        if posts:
+            item = await self._posted(item, posts)
         return await self._followed(item) if self.thens else item
 
-    async def _generate(self, job: Job, request: Request, name: str | None) -> ItemT:
-        """Take one item to its result, through the rounds of ``until``."""
-        item = self._item(job, await request(job.input, job.params), name)
+    async def _satisfied(self, item: ItemT, job: Job, request: Request, name: str | None) -> ItemT:
         for until in self.untils:
             for round_ in range(until.max_rounds + 1):
                 answer = await maybe_await(until.callback(item))
@@ -622,21 +656,20 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 item = self._item(again, result, name, item)
         return item
 
+    async def _posted(self, item: ItemT, posts: Sequence[Callable[[Any], Any]]) -> ItemT:
+        for post in reversed(posts):
+            made = await maybe_await(post(item))
+            if not isinstance(made, type(item)):
+                raise TypeError(
+                    f"a post-transform returns a {type(item).__name__}, got {type(made).__name__}"
+                )
+            item = made
+        return item
+
     async def _followed(self, item: ItemT) -> ItemT:
         for then in self.thens:
             item = await self._follow(then, item)
         return item
-
-    async def _shown(self, item: ItemT) -> None:
-        for callback in self.watches:
-            try:
-                await maybe_await(callback(item))
-            except Exception as error:  # noqa: BLE001 (who watches harms no run)
-                warnings.warn(
-                    f"a watch callback raised {type(error).__name__}: {error}",
-                    RiggingWarning,
-                    stacklevel=2,
-                )
 
     async def _follow(self, then: Then, item: ItemT) -> ItemT:
         answer = await maybe_await(then.callback(item))
@@ -644,23 +677,62 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             return item
         if isinstance(answer, type(item)):
             return answer
-        if not isinstance(answer, Pipeline):
+        if not isinstance(answer, type(self)):
             raise TypeError(
-                f"a callback of then() returns None, a {type(item).__name__} or a pipeline, "
-                f"got {type(answer).__name__}"
+                f"a callback of then() returns None, a {type(item).__name__} or a "
+                f"{type(self).__name__}, got {type(answer).__name__}"
             )
         depth = _depth.get() + 1
         if depth > then.max_depth:
             raise MaxDepthError(then.max_depth)
         token = _depth.set(depth)
         try:
-            # Not a run of its own: what fails here fails the item that led here.
-            job = Job(answer._input(), answer.params)
-            name = generator_id(answer.generator)
-            followed: ItemT = await answer._process(job, answer._request(), name)
+            followed: ItemT = await answer._nested(shown_by=self.watches)
         finally:
             _depth.reset(token)
         return followed
+
+    async def _nested(self, *, shown_by: Sequence[Callable[[Any], Any]]) -> ItemT:
+        """Run once within another run: what that one shows is not shown twice."""
+        name = generator_id(self.generator)
+        job = Job(self._input(), self.params)
+        try:
+            job, posts = await self._prepared(job)
+            item = await self._process(job, posts, self._request(), name)
+        except Exception as error:
+            if not self.catching.takes(error):
+                raise
+            item = self._failed(job, error, name)
+        (item,) = await self._mapped(self._collect([item]))
+        await self._shown(item, [one for one in self.watches if one not in shown_by])
+        return item
+
+    def _fallen(
+        self, given: InputT, error: BaseException, catching: Catching, name: str | None = None
+    ) -> ItemT | None:
+        """Return what a run gives for a failed item: None if it is skipped."""
+        if catching.on_failed == "skip":
+            return None
+        # What is kept must not hold on to the local variables of an engine.
+        traceback.clear_frames(error.__traceback__)
+        return self._failed(Job(given, self.params), error, name)
+
+    async def _shown(
+        self, item: ItemT, watches: Sequence[Callable[[Any], Any]] | None = None
+    ) -> None:
+        for callback in self.watches if watches is None else watches:
+            try:
+                await maybe_await(callback(item))
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                    raise
+                # Who watches harms no run, not even where warnings are errors.
+                with contextlib.suppress(RiggingWarning):
+                    warnings.warn(
+                        f"a watch callback raised {type(error).__name__}: {error}",
+                        RiggingWarning,
+                        stacklevel=2,
+                    )
 
 
 class _Settings(NamedTuple):
@@ -683,9 +755,9 @@ class _Run:
         bar: Progress | None = None,
     ) -> None:
         self.pipeline = pipeline
-        self._bar = bar
         self._settings = settings
         self._checkpoint = checkpoint
+        self._bar = bar
         self._request = pipeline._request()
         self._name = generator_id(pipeline.generator)
         self._params: GenerateParams | None = None
@@ -694,71 +766,120 @@ class _Run:
         self._finished = 0
         self._failed = 0
 
+    @classmethod
+    async def entered(
+        cls,
+        stack: contextlib.AsyncExitStack,
+        pipeline: Pipeline[Any, Any, Any, Any],
+        settings: _Settings,
+        items: object,
+    ) -> _Run:
+        """Make a run, with the checkpoint and the bar that its settings ask for."""
+        checkpoint = bar = None
+        if settings.checkpoint is not None:
+            checkpoint = await stack.enter_async_context(Checkpoint(settings.checkpoint))
+        if settings.progress:
+            total = len(items) if isinstance(items, Sized) else None
+            bar = stack.enter_context(contextlib.closing(Progress(total, pipeline.label)))
+        return cls(pipeline, settings, checkpoint, bar)
+
+    async def fit_and_run(self, given: Any) -> Any:
+        """Run an input that has not been looked at yet."""
+        pipeline = self.pipeline
+        try:
+            job = Job(pipeline._fit(given), pipeline.params)
+        except InvalidMessageError as error:
+            return self._fail(error, Job(pipeline._held(), pipeline.params), self._next_number())
+        return await self(job)
+
     async def __call__(self, job: Job) -> Any:
-        number = self._started
-        self._started += 1
-        if self._checkpoint is None:
-            item = await self._attempt(job, number)
+        number = self._next_number()
+        # A run that a callback starts is no deeper for that.
+        _depth.set(0)
+        try:
+            item = await self._attempt(job)
+        except (Exception, asyncio.CancelledError) as error:
+            if not isinstance(error, asyncio.CancelledError):
+                item = self._fail(error, job, number)
+            elif is_cancelled():
+                raise
+            else:
+                foreign = ResponseError("a callback ended an item by a CancelledError of its own")
+                foreign.__cause__ = error
+                item = self._fail(foreign, job, number)
         else:
-            item = await self._attempt_or_load(self._checkpoint, job, number)
+            self._finished += 1
         if self._bar is not None:
             self._bar.add(item)
         if item is not None and self.pipeline.watches:
             await self.pipeline._shown(item)
         return item
 
-    async def _attempt(self, job: Job, number: int) -> Any:
+    async def _attempt(self, job: Job) -> Any:
         pipeline = self.pipeline
-        try:
-            item = await pipeline._process(job, self._request, self._name)
-        except Exception as error:
-            if not self._settings.catching.takes(error):
-                self._note(error, number)
-                raise
-            self._failed += 1
-            if self._settings.catching.on_failed == "skip":
-                return None
-            return pipeline._failed(job, error, self._name)
-        self._finished += 1
-        return item
-
-    async def _attempt_or_load(self, checkpoint: Checkpoint, job: Job, number: int) -> Any:
-        pipeline = self.pipeline
+        job, posts = await pipeline._prepared(job) if pipeline._prepares else (job, ())
+        if self._checkpoint is None:
+            return await pipeline._process(job, posts, self._request, self._name)
         if job.params is not self._params:  # most items share those of the pipeline
             self._params = job.params
-            self._sender = checkpoint.sender(
+            self._sender = self._checkpoint.sender(
                 type(pipeline).__name__,
                 # A class without a name still tells its items from another's.
                 self._name or f"{type(pipeline.generator).__module__}.{pipeline.generator!r}",
-                job.params.model_dump(mode="json", exclude_none=True),
+                job.params.model_dump(mode="json", exclude_none=True, fallback=repr),
             )
-        digest, result = await checkpoint.find(self._sender, pipeline._sent(job.input))
+        digest, result = await self._checkpoint.find(self._sender, pipeline._sent(job.input))
         if result is not None:
-            self._finished += 1
-            return pipeline._load(result)
-        item = await self._attempt(job, number)
-        if item is not None and not item.failed:
-            await checkpoint.save(digest, item.model_dump_json())
+            return pipeline._load(result, self._name)
+        item = await pipeline._process(job, posts, self._request, self._name)
+        if not item.failed:
+            # What JSON has no form for is better kept as its repr than paid for again.
+            await self._checkpoint.save(digest, item.model_dump_json(fallback=repr))
         return item
 
+    def _next_number(self) -> int:
+        number = self._started
+        self._started += 1
+        return number
+
+    def _fail(self, error: Exception, job: Job, number: int) -> Any:
+        catching = self._settings.catching
+        if not catching.takes(error):
+            self._note(error, number)
+            raise error
+        self._failed += 1
+        return self.pipeline._fallen(job.input, error, catching, self._name)
+
     def _note(self, error: Exception, number: int) -> None:
+        if any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
+            return  # an error may come to several items, or be raised again
         label = f" of {self.pipeline.label!r}" if self.pipeline.label else ""
         kept = (
             f"finished ones are kept in {self._settings.checkpoint}"
             if self._settings.checkpoint
-            else "give checkpoint=PATH to keep finished ones"
+            else "a batch keeps finished ones with checkpoint=PATH"
         )
         error.add_note(
-            f"rigging: item {number}{label} failed; {self._finished} finished, "
+            f"{_NOTE}item {number}{label} failed; {self._finished} finished, "
             f"{self._failed} failed before it, {self._started} started; {kept}"
         )
 
 
+def _generator_of(given: Any) -> Any:
+    if isinstance(given, str):
+        return build(given)
+    if not hasattr(given, "schedulers"):
+        raise InvalidGeneratorError(
+            f"expected a generator or an identifier, got {type(given).__name__}"
+        )
+    return given
+
+
 def generator_id(generator: Schedulable) -> str | None:
-    """Return a generator's identifier; None if its class is registered nowhere."""
+    """Return a generator's identifier; None if it has none that could be written."""
     try:
         return generator.to_identifier()
-    except UnregisteredGeneratorError:
+    except (UnregisteredGeneratorError, InvalidGeneratorError):
         return None
 
 

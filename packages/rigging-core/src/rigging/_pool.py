@@ -16,7 +16,7 @@ from collections.abc import (
 )
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-__all__ = ["Source", "windowed"]
+__all__ = ["Pool", "Source"]
 
 ItemT = TypeVar("ItemT")
 OutT = TypeVar("OutT")
@@ -26,19 +26,16 @@ Source: TypeAlias = Iterable[ItemT] | AsyncIterable[ItemT]
 _END: Final[Any] = object()
 
 
-async def windowed(
-    work: Callable[[ItemT], Awaitable[OutT]],
-    source: Source[ItemT],
-    *,
-    window: int,
-    ordered: bool,
-) -> AsyncGenerator[OutT, None]:
-    """Run ``work`` over a source, with at most ``window`` items in progress.
+class Pool(Generic[ItemT, OutT]):
+    """Runs ``work`` over a source, with at most ``window`` items in progress.
 
-    Whoever iterates applies back-pressure: no item is taken from the source while
-    ``window`` results wait to be fetched. So memory depends on the window and not on the
-    source, which may be endless. An iterator that is not run to its end must be closed
-    (`contextlib.aclosing`).
+    An asynchronous context manager and iterator: it gives the result of each item, and
+    leaving it ends what is in progress. Whoever iterates applies back-pressure: no item
+    is taken from the source while ``window`` results wait to be fetched. So memory
+    depends on the window and not on the source, which may be endless.
+
+    A class and no generator: an event loop that ends closes all generators at once, the
+    inner ones under the hands of the outer.
 
     Args:
         work: What to do with an item.
@@ -46,29 +43,10 @@ async def windowed(
         window: The most items in progress, at least 1.
         ordered: Give results in the order of the items, and not as they come.
 
-    Yields:
-        The result of each item.
-
     Raises:
-        BaseException: The first failure of ``work`` or of the source, after the results
-            that were ready. Work in progress has then been cancelled, and has ended.
+        BaseException: While iterating, the first failure of ``work`` or of the source,
+            after the results that were ready.
     """
-    pool = _Pool(work, source, window=window, ordered=ordered)
-    try:
-        while True:
-            for result in pool.ready():
-                yield result
-            if pool.failure is not None:
-                raise pool.failure
-            if not pool.is_active:
-                return
-            await pool.news()
-    finally:
-        await pool.close()
-
-
-class _Pool(Generic[ItemT, OutT]):
-    """Workers that each take an item, work on it, and put the result where it is fetched."""
 
     def __init__(
         self,
@@ -78,7 +56,8 @@ class _Pool(Generic[ItemT, OutT]):
         window: int,
         ordered: bool,
     ) -> None:
-        self.failure: BaseException | None = None
+        self._failure: BaseException | None = None
+        self._closing = False
         self._work = work
         self._items = _Items(source)
         self._window = window
@@ -86,48 +65,54 @@ class _Pool(Generic[ItemT, OutT]):
         self._room = asyncio.Event()
         self._news = asyncio.Event()
         # Workers and not a task per item: a task costs more than all else here.
-        count = min(window, len(source)) if isinstance(source, Sized) else window
-        self._active = count
-        self._workers = [asyncio.create_task(self._run()) for _ in range(count)]
+        self._active = min(window, len(source)) if isinstance(source, Sized) else window
+        self._workers: list[asyncio.Task[None]] = []
 
-    @property
-    def is_active(self) -> bool:
-        """Whether a result may still come."""
-        return self._active > 0 or self._results.waiting > 0
+    async def __aenter__(self) -> Pool[ItemT, OutT]:
+        self._workers = [asyncio.create_task(self._run()) for _ in range(self._active)]
+        return self
 
-    def ready(self) -> Iterator[OutT]:
-        """Take the results that are ready, making room for others."""
-        for result in self._results:
-            self._room.set()
-            yield result
-
-    async def news(self) -> None:
-        """Wait until there may be something to fetch."""
-        await self._news.wait()
-        self._news.clear()
-
-    async def close(self) -> None:
-        """End the workers, and the source if it can be ended."""
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        self._room.set()
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         await self._items.close()
 
+    def __aiter__(self) -> Pool[ItemT, OutT]:
+        return self
+
+    async def __anext__(self) -> OutT:
+        while True:
+            for result in self._results:
+                self._room.set()
+                return result
+            if self._failure is not None:
+                raise self._failure
+            if not self._active:
+                raise StopAsyncIteration
+            await self._news.wait()
+            self._news.clear()
+
     async def _run(self) -> None:
         try:
-            while self.failure is None:
-                while self._results.waiting >= self._window:
+            while self._failure is None and not self._closing:
+                if self._results.waiting >= self._window:
                     self._room.clear()
                     await self._room.wait()
+                    continue
                 index, item = await self._items.take()
                 if item is _END:
                     return
                 self._results.put(index, await self._work(item))
                 self._news.set()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 (whoever iterates raises it)
-            self.failure = self.failure or error
+        except BaseException as error:
+            # A cancellation that we did not order is a failure like any other.
+            if not self._closing:
+                self._failure = self._failure or error
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._active -= 1
             self._news.set()

@@ -16,17 +16,18 @@ that a batch of a million pays for its own bookkeeping only.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from rigging.error import InvalidGeneratorError, ResponseError
+from rigging.error import InvalidGeneratorError, ResponseError, RiggingError
 
 if TYPE_CHECKING:
     from rigging.params import GenerateParams
 
-__all__ = ["Scheduler", "Schedulers"]
+__all__ = ["Scheduler", "Schedulers", "bound", "is_cancelled"]
 
 InputT = TypeVar("InputT")
 ResultT = TypeVar("ResultT")
@@ -102,7 +103,7 @@ class Scheduler(Generic[InputT, ResultT]):
         """
         if self.batch_size == 1 and self.max_calls is None:
             # Nothing to wait for, so no task and no future either.
-            return self._only(await self._generate([input_], [params]))
+            return await self._ask(input_, params)
         request = _Request(input_, params, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._flush_soon()
@@ -136,48 +137,63 @@ class Scheduler(Generic[InputT, ResultT]):
         for request in batch:
             request.call = call
         self._in_flight.add(call)
-        call.task = asyncio.create_task(self._run(call, batch))
+        call.task = asyncio.create_task(self._run(batch))
+        # Not in a `finally` of the task, which a task that is cancelled at once never enters.
+        call.task.add_done_callback(lambda task: self._end(call, batch, task))
 
-    async def _run(self, call: _Call, batch: list[_Request[InputT, ResultT]]) -> None:
-        try:
-            results = await self._generate(
-                [request.input for request in batch], [request.params for request in batch]
-            )
-            self._deliver(batch, results)
-        except asyncio.CancelledError:
-            for request in batch:
-                request.future.cancel()
-            raise
-        except Exception as error:  # noqa: BLE001 (each caller raises it)
-            for request in batch:
-                if not request.future.done():
-                    request.future.set_exception(error)
-        finally:
-            self._in_flight.discard(call)
-            if self._waiting:
-                self._flush_soon()
-
-    def _deliver(
-        self, batch: list[_Request[InputT, ResultT]], results: Sequence[ResultT | BaseException]
-    ) -> None:
-        self._check_count(results, len(batch))
+    async def _run(self, batch: list[_Request[InputT, ResultT]]) -> None:
+        results = await self._generate(
+            [request.input for request in batch], [request.params for request in batch]
+        )
+        self._check(results, len(batch))
         for request, result in zip(batch, results, strict=True):
-            future = request.future
-            if future.done():
+            if request.future.done():
                 continue
             if isinstance(result, self._result_type):
-                future.set_result(result)
+                request.future.set_result(result)
             else:
-                future.set_exception(self._failure(result))
+                request.future.set_exception(self._failure(result))
 
-    def _only(self, results: Sequence[ResultT | BaseException]) -> ResultT:
-        self._check_count(results, 1)
-        result = results[0]
+    def _end(
+        self,
+        call: _Call,
+        batch: list[_Request[InputT, ResultT]],
+        task: asyncio.Task[None],
+    ) -> None:
+        self._in_flight.discard(call)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            ordered = task.cancelled() and task.cancelling()
+            error = error if ordered else self._failure(error)
+            for request in batch:
+                if request.future.done():
+                    continue
+                if ordered:
+                    request.future.cancel()
+                else:
+                    request.future.set_exception(_own_copy(error))
+        if self._waiting:
+            self._flush_soon()
+
+    async def _ask(self, input_: InputT, params: GenerateParams) -> ResultT:
+        try:
+            results = await self._generate([input_], [params])
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            raise self._failure(error) from error
+        self._check(results, 1)
+        (result,) = results
         if isinstance(result, self._result_type):
             return result
         raise self._failure(result)
 
-    def _check_count(self, results: Sequence[object], count: int) -> None:
+    def _check(self, results: Sequence[object], count: int) -> None:
+        if not isinstance(results, Sequence) or isinstance(results, str):
+            raise ResponseError(
+                f"{self._name} returned {type(results).__name__} for {count} requests: "
+                f"a generator returns a list, one result per input, in order"
+            )
         if len(results) != count:
             raise ResponseError(
                 f"{self._name} returned {len(results)} results for {count} requests: "
@@ -185,6 +201,11 @@ class Scheduler(Generic[InputT, ResultT]):
             )
 
     def _failure(self, result: object) -> BaseException:
+        # A future refuses the one, and the other would pass for a cancelled caller.
+        if isinstance(result, (StopIteration, asyncio.CancelledError)):
+            error = ResponseError(f"a request was ended by {result!r} from inside {self._name}")
+            error.__cause__ = result
+            return error
         if isinstance(result, BaseException):
             return result
         return ResponseError(
@@ -236,6 +257,25 @@ class Schedulers:
 
     def __deepcopy__(self, memo: object) -> Schedulers:
         return Schedulers()
+
+
+def is_cancelled() -> bool:
+    """Tell whether somebody has cancelled the running task.
+
+    A `CancelledError` that nobody ordered comes from code that is called, and is that
+    code's failure.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _own_copy(error: BaseException) -> BaseException:
+    """Return an equal error where that can be had: waiters add notes and tracebacks."""
+    if not isinstance(error, RiggingError):
+        return error
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 def bound(generator: object, name: str) -> int | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import threading
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Coroutine, Iterator
     from types import TracebackType
 
 __all__ = ["iterate_sync", "run_sync"]
@@ -43,12 +44,13 @@ def iterate_sync(iterator: AsyncGenerator[_T, None]) -> Iterator[_T]:
         try:
             while True:
                 try:
-                    item: _T = thread.run(anext(iterator))
+                    item = thread.run(_next(iterator))
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
-            thread.run(iterator.aclose())
+            if thread.is_alive:
+                thread.run(_close(iterator))
 
 
 class _LoopThread:
@@ -65,6 +67,8 @@ class _LoopThread:
         )
         self._thread.start()
         started.result()
+        # An iterator may be left open until the program ends, and then its thread with it.
+        atexit.register(self._end)
         return self
 
     def __exit__(
@@ -73,16 +77,26 @@ class _LoopThread:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        atexit.unregister(self._end)
+        self._end()
 
-    def run(self, awaitable: Awaitable[_T]) -> _T:
-        """Await there; an exception here (Ctrl-C) cancels it, and waits for its end."""
+    def _end(self) -> None:
+        if self.is_alive:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether something can still run there."""
+        return self._thread.is_alive() and not self._loop.is_closed()
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine there; an exception here (Ctrl-C) cancels it, and waits for its end."""
         tasks: list[asyncio.Task[_T]] = []
         done: Future[None] = Future()
 
         def start() -> None:
-            tasks.append(self._loop.create_task(_awaited(awaitable)))
+            tasks.append(self._loop.create_task(coroutine))
             tasks[0].add_done_callback(end)
 
         def cancel() -> None:
@@ -123,5 +137,12 @@ def _current_task() -> asyncio.Task[Any] | None:
         return None
 
 
-async def _awaited(awaitable: Awaitable[_T]) -> _T:
-    return await awaitable  # `anext()` of an async generator is awaitable, but no coroutine
+# Coroutines, so that the generator meets the loop that it runs on at its first step.
+
+
+async def _next(iterator: AsyncGenerator[_T, None]) -> _T:
+    return await anext(iterator)
+
+
+async def _close(iterator: AsyncGenerator[Any, None]) -> None:
+    await iterator.aclose()

@@ -10,17 +10,17 @@ from pydantic import Field
 
 from rigging._building import build
 from rigging._item import Item, ItemList, summed
-from rigging._pipeline import Job, Pipeline, Request, Schedulable, maybe_await, shortened
+from rigging._pipeline import Job, Pipeline, Schedulable, maybe_await, shortened
 from rigging._template import applied_to_message
 from rigging.error import InvalidGeneratorError, InvalidMessageError, InvalidParamsError
 from rigging.message import Message, MessageLike
+from rigging.params import GenerateParams
 from rigging.result import GeneratedMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from rigging._scheduler import Scheduler
-    from rigging.params import GenerateParams
 
 __all__ = ["Chat", "ChatList", "ChatPipeline", "MergeStrategy", "MessageGenerator"]
 
@@ -152,7 +152,7 @@ class Chat(Item):
         messages = tuple(self.all if include_all else self.messages)
         pipeline: ChatPipeline | None = getattr(self, "_pipeline", None)
         if pipeline is not None:
-            return replace(pipeline, messages=messages)
+            return replace(pipeline, messages=messages, params=self.params, metadata=self.metadata)
         if self.generator_id is None:
             raise InvalidGeneratorError(
                 "this chat does not know its generator, whose class was registered under no "
@@ -177,7 +177,7 @@ class ChatList(ItemList[Chat]):
     """Chats in the order of their inputs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChatPipeline(
     Pipeline[tuple[Message, ...], GeneratedMessage, Chat, ChatList],
 ):
@@ -288,8 +288,17 @@ class ChatPipeline(
             for message in given
         ]
 
-    def _load(self, text: str) -> Chat:
-        return self._made(Chat.model_validate_json(text))
+    def _summary(self) -> str:
+        last = repr(shortened(self.messages[-1].text)) if self.messages else "no messages"
+        return f"{len(self.messages)} messages, {last}" if self.messages else last
+
+    def _held(self) -> tuple[Message, ...]:
+        return self.messages
+
+    def _load(self, text: str, name: str | None) -> Chat:
+        chat = Chat.model_validate_json(text)
+        # A callback may have let another generator answer.
+        return self._made(chat) if chat.generator_id == name else chat
 
     def _failed(self, job: Job, error: BaseException, name: str | None) -> Chat:
         return self._made(
@@ -298,7 +307,7 @@ class ChatPipeline(
                 error=error,
                 params=job.params,
                 generator_id=name,
-                metadata=dict(self.metadata),
+                metadata=self._notes(),
             )
         )
 
@@ -306,21 +315,23 @@ class ChatPipeline(
         generator = self.generator
         return generator.schedulers.get(generator, generator.generate_messages, GeneratedMessage)
 
-    def _generator_of(self, given: Any) -> Any:
-        return build(given) if isinstance(given, str) else given
+    @property
+    def _prepares(self) -> bool:
+        return bool(self.transforms)
 
-    async def _generate(self, job: Job, request: Request, name: str | None) -> Chat:
-        if not self.transforms:
-            return await super()._generate(job, request, name)
-        posts = []
+    async def _prepared(self, job: Job) -> tuple[Job, Sequence[Callable[[Any], Any]]]:
+        posts: list[Callable[[Any], Any]] = []
         for callback in self.transforms:
-            messages, params, *post = await maybe_await(callback(list(job.input), job.params))
-            job = Job(tuple(Message.fit_as_list(messages)), params)
+            answer = await maybe_await(callback(list(job.input), job.params))
+            if not isinstance(answer, tuple) or len(answer) not in {2, 3}:
+                raise TypeError(
+                    f"a transform returns (messages, params) or (messages, params, post), "
+                    f"got {type(answer).__name__}"
+                )
+            messages, params, *post = answer
+            job = Job(tuple(Message.fit_as_list(messages)), GenerateParams().merge_with(params))
             posts += post
-        chat = await super()._generate(job, request, name)
-        for post_transform in reversed(posts):
-            chat = self._made(await maybe_await(post_transform(chat)))
-        return chat
+        return job, posts
 
     def _item(
         self,
@@ -342,7 +353,7 @@ class ChatPipeline(
                 extra=result.extra,
                 params=job.params,
                 generator_id=name,
-                metadata=dict(self.metadata),
+                metadata=self._notes(),
             )
         )
 
@@ -351,7 +362,7 @@ class ChatPipeline(
             return tuple(item.all[:-1])
         return (*item.all, *Message.fit_as_list(answer))
 
-    def _stream(self, job: Job) -> AsyncIterator[str | GeneratedMessage]:
+    def _stream(self, job: Job) -> Any:
         return self.generator.stream_messages(job.input, job.params)
 
     def _made(self, chat: Chat) -> Chat:

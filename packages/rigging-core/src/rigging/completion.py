@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from rigging._building import build
 from rigging._item import Item, ItemList, summed
 from rigging._pipeline import Job, Pipeline, Schedulable, shortened
 from rigging._template import applied
@@ -76,7 +75,7 @@ class CompletionList(ItemList[Completion]):
     """Completions in the order of their inputs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList]):
     """A text to be continued by a generator. Immutable: each method returns a new one.
 
@@ -127,7 +126,13 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
     def _sent(self, given: str) -> str:
         return given
 
-    def _load(self, text: str) -> Completion:
+    def _summary(self) -> str:
+        return repr(shortened(self.text))
+
+    def _held(self) -> str:
+        return self.text
+
+    def _load(self, text: str, name: str | None) -> Completion:  # noqa: ARG002 (for chats)
         return Completion.model_validate_json(text)
 
     def _failed(self, job: Job, error: BaseException, name: str | None) -> Completion:
@@ -136,15 +141,12 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
             error=error,
             params=job.params,
             generator_id=name,
-            metadata=dict(self.metadata),
+            metadata=self._notes(),
         )
 
     def _scheduler(self) -> Scheduler[str, GeneratedText]:
         generator = self.generator
         return generator.schedulers.get(generator, generator.generate_texts, GeneratedText)
-
-    def _generator_of(self, given: Any) -> Any:
-        return build(given) if isinstance(given, str) else given
 
     def _item(
         self,
@@ -161,7 +163,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
             extra=result.extra,
             params=job.params,
             generator_id=name,
-            metadata=dict(self.metadata),
+            metadata=self._notes(),
         )
 
     def _next_input(self, item: Completion, answer: Any) -> str:
@@ -172,5 +174,5 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
             )
         return item.text
 
-    def _stream(self, job: Job) -> AsyncIterator[str | GeneratedText]:
+    def _stream(self, job: Job) -> Any:
         return self.generator.stream_texts(job.input, job.params)

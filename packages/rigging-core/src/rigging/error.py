@@ -12,6 +12,7 @@ No text ever holds an API key.
     │   ├── InvalidParamsError                    of generation parameters
     │   └── InvalidGeneratorError                 of a generator
     ├── UnregisteredGeneratorError (LookupError)  no provider name leads to this class
+    ├── NotSupportedError (NotImplementedError)   a generator does not do this kind of request
     ├── CheckpointError (OSError)                 a checkpoint file cannot be used
     ├── MaxRoundsError (RuntimeError)             `until` asked for more rounds than allowed
     ├── MaxDepthError (RecursionError)            `then` nested deeper than allowed
@@ -66,6 +67,7 @@ __all__ = [
     "MaxRoundsError",
     "MissingDependencyError",
     "ModelNotFoundError",
+    "NotSupportedError",
     "PermissionDeniedError",
     "ProviderConnectionError",
     "ProviderLookupError",
@@ -158,6 +160,10 @@ class UnregisteredGeneratorError(RiggingError, LookupError):
             f"`rigging.register_generator({name.lower()!r}, {name})`, or declare it in a package "
             f"under the entry point group 'rigging.generators'."
         )
+
+
+class NotSupportedError(RiggingError, NotImplementedError):
+    """A generator continues texts only, or conversations only."""
 
 
 # -- A run -------------------------------------------------------------------------------

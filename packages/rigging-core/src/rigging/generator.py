@@ -19,13 +19,14 @@ from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from rigging._building import DEFAULT_PROVIDER, build
 from rigging._fields import options_of, write_options
-from rigging._model import Model
+from rigging._model import Model, without_secrets
 from rigging._scheduler import Schedulers
 from rigging.chat import Chat, ChatPipeline
 from rigging.completion import Completion, CompletionPipeline
 from rigging.error import (
     InvalidGeneratorError,
     InvalidMessageError,
+    NotSupportedError,
     UnregisteredGeneratorError,
 )
 from rigging.identifier import Identifier, encode_any
@@ -211,8 +212,8 @@ class Generator(Model):
 
     async def generate_messages(
         self,
-        messages: Sequence[Sequence[Message]],
-        params: Sequence[GenerateParams],
+        messages: Sequence[Sequence[Message]],  # noqa: ARG002 (for subclasses)
+        params: Sequence[GenerateParams],  # noqa: ARG002
     ) -> Sequence[GeneratedMessage | BaseException]:
         """Continue each conversation by one message.
 
@@ -224,15 +225,17 @@ class Generator(Model):
             One result per conversation, in order; an exception is that item's failure.
 
         Raises:
-            NotImplementedError: If the generator works on texts only.
+            NotSupportedError: If the generator works on texts only.
         """
-        raise NotImplementedError(
+        raise NotSupportedError(
             f"{type(self).__name__} does not continue conversations: it has no "
             f"generate_messages. Use complete() instead of chat()."
         )
 
     async def generate_texts(
-        self, texts: Sequence[str], params: Sequence[GenerateParams]
+        self,
+        texts: Sequence[str],  # noqa: ARG002 (for subclasses)
+        params: Sequence[GenerateParams],  # noqa: ARG002
     ) -> Sequence[GeneratedText | BaseException]:
         """Continue each text.
 
@@ -244,9 +247,9 @@ class Generator(Model):
             One result per text, in order; an exception is that item's failure.
 
         Raises:
-            NotImplementedError: If the generator works on conversations only.
+            NotSupportedError: If the generator works on conversations only.
         """
-        raise NotImplementedError(
+        raise NotSupportedError(
             f"{type(self).__name__} does not continue texts: it has no generate_texts. "
             f"Use chat() instead of complete()."
         )
@@ -264,7 +267,7 @@ class Generator(Model):
             Pieces of the text as they come, then the finished result as the last item.
 
         Raises:
-            NotImplementedError: If the generator works on texts only.
+            NotSupportedError: If the generator works on texts only.
             GenerationError: If the provider failed.
         """
         (result,) = await self.generate_messages([messages], [params])
@@ -286,7 +289,7 @@ class Generator(Model):
             Pieces of the text as they come, then the finished result as the last item.
 
         Raises:
-            NotImplementedError: If the generator works on conversations only.
+            NotSupportedError: If the generator works on conversations only.
             GenerationError: If the provider failed.
         """
         (result,) = await self.generate_texts([text], [params])
@@ -318,6 +321,12 @@ class Generator(Model):
         except ValidationError as error:
             raise self.refusal(error) from None
 
+    def __copy__(self: _SelfT) -> _SelfT:
+        copied = super().__copy__()
+        # The old ones send to the generator that they were made for.
+        copied._schedulers = Schedulers()
+        return copied
+
     def __reduce__(self) -> tuple[object, ...]:
         # Neither the key nor an engine goes into a pickle: the other side loads its own.
         return _restore, (type(self), self._values())
@@ -330,7 +339,8 @@ class Generator(Model):
         shared = write_options(params, set(GenerateParams.model_fields) - {"extra"})
         # A field of the class hides the parameter of the same name.
         hidden = options_of(type(self)).keys() & shared.keys()
-        extra = {f"extra.{name}": encode_any(params.extra[name]) for name in sorted(params.extra)}
+        public = without_secrets(params.extra)
+        extra = {f"extra.{name}": encode_any(public[name]) for name in sorted(public)}
         return (
             own
             | {f"params.{name}" if name in hidden else name: raw for name, raw in shared.items()}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_serializer, field_validator
 
-from rigging._model import Model, is_secret
+from rigging._model import Model, without_secrets
 from rigging.error import InvalidParamsError
 
 __all__ = ["GenerateParams"]
@@ -36,7 +36,9 @@ class GenerateParams(Model):
         parallel_tool_calls: Whether several tools may be called in one answer.
         modalities: Kinds of output, such as ``text`` and ``audio``.
         audio: Voice and format of audio output.
-        extra: Anything else, passed on to the backend under its own name.
+        extra: Anything else, passed on to the backend under its own name. What stands there
+            under a secret's name (``Authorization``, ``api_key``) is sent, and never shown,
+            dumped or written into an identifier.
 
     Raises:
         InvalidParamsError: If a field is unknown or a value does not fit.
@@ -108,10 +110,14 @@ class GenerateParams(Model):
         # Each value was validated when its own object was made.
         return GenerateParams.model_construct(**values)
 
+    @field_serializer("extra")
+    def _extra_without_secrets(self, extra: dict[str, Any]) -> dict[str, Any]:
+        # Headers that are passed on may hold a key, and dumps end up in files.
+        return without_secrets(extra) if extra else extra
+
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        # What is not set says nothing; headers passed on in `extra` may hold a key.
-        extra = {key: "…" if is_secret(key) else value for key, value in self.extra.items()}
-        values = {**self.__dict__, "extra": extra or None}
+        # What is not set says nothing.
+        values = {**self.__dict__, "extra": without_secrets(self.extra) or None}
         return [(name, value) for name, value in values.items() if value is not None]
 
     def to_dict(self) -> dict[str, Any]:
