@@ -78,6 +78,8 @@ def tests(session: nox.Session, suite: str) -> None:
         # A selection of tests covers less, so only the whole suite is measured.
         coverage = () if session.posargs else ("--cov",)
         paths = ("tests/core", "tests/plugins", "tests/docs", *coverage)
+        if any(Path(argument.partition("::")[0]).exists() for argument in session.posargs):
+            paths = ()  # the arguments say which tests
     else:
         paths = (f"tests/{suite}",)
     session.run("pytest", *paths, *session.posargs)

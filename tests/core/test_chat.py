@@ -124,6 +124,15 @@ def test_a_data_frame_without_pandas_says_what_to_install(monkeypatch: pytest.Mo
         rg.ChatList().to_df()
 
 
+def test_parts_and_sums_of_lists_are_lists_of_the_kind() -> None:
+    chats = EchoGenerator(model="x").chat("one two").run_many_sync(3)
+
+    assert type(chats[:2]) is rg.ChatList
+    assert (chats[:1] + chats[1:]).usage == chats.usage
+    assert chats[:1] + chats[1:] == chats
+    assert chats[0].last.text == "one two"
+
+
 def test_a_list_of_many_has_a_short_repr() -> None:
     chats = EchoGenerator(model="x").chat("Hi").run_many_sync(50)
 

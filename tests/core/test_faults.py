@@ -104,6 +104,18 @@ def test_a_result_that_is_no_list_is_told_so(size: int | None, fault: Any) -> No
 
 
 @SIZES
+def test_a_generate_method_without_async_is_told_so(size: int | None) -> None:
+    class Plain(rg.Generator):
+        batch_size: int | None = size
+
+        def generate_texts(self, texts: Any, params: Any) -> Any:
+            return [rg.GeneratedText.from_text(text) for text in texts]
+
+    with pytest.raises(ResponseError, match="write `async def`"):
+        Plain(model="x").complete("Hi").run_sync()
+
+
+@SIZES
 @pytest.mark.parametrize("max_calls", [None, 1])
 def test_a_base_exception_of_an_engine_reaches_its_callers(
     size: int | None, max_calls: int | None

@@ -421,6 +421,12 @@ def test_something_else_than_text_is_refused() -> None:
         "bad name!m,api_key=hunter2",
         "m,extra.authorization=hunter2,extra.authorization=hunter2",
         "m,api_key=hunter2%FF",
+        "m,api_key:hunter2",
+        "m,api_key hunter2",
+        "m,api_key%3Dhunter2",
+        "m,temperature=1;api_key=hunter2",
+        "bad name;api_key=hunter2!m",
+        "litellm!m;api_key=hunter2,x",
     ],
 )
 def test_no_error_repeats_a_key(identifier: str) -> None:

@@ -80,6 +80,14 @@ def test_messages_are_made_of_what_users_have(value: Any, expected: list[tuple[s
     assert [(message.role, message.content) for message in made] == expected
 
 
+def test_what_a_dict_says_none_of_is_left_out() -> None:
+    message = rg.Message.fit({"role": "assistant", "content": "Hi", "refusal": None})
+
+    assert message.to_openai() == {"role": "assistant", "content": "Hi"}
+    with pytest.raises(InvalidMessageError, match="got bytes"):
+        rg.Message.fit_as_list(b"Hi")  # type: ignore[arg-type]
+
+
 def test_a_message_is_taken_as_it_is() -> None:
     message = rg.Message("user", "Hi")
 

@@ -59,6 +59,18 @@ def test_what_is_given_stays_the_callers() -> None:
     assert params.extra == {"user": "bob"}
 
 
+def test_what_comes_out_of_params_changes_nothing_in_them() -> None:
+    params = rg.GenerateParams(stop=["a"], extra={"nested": {"b": 1}})
+    chat = rg.testing.EchoGenerator(model="x").chat("Hi", params).run_sync()
+
+    for other in (params.merge_with(), chat.params, params.merge_with(params)):
+        (other.stop or []).append("changed")
+    params.to_dict()["stop"].append("changed")
+    params.merge_with().extra["nested"]["b"] = 2
+
+    assert params == rg.GenerateParams(stop=["a"], extra={"nested": {"b": 1}})
+
+
 def test_one_stop_text_is_a_list_of_one() -> None:
     assert rg.GenerateParams(stop="END").stop == ["END"]
 

@@ -53,8 +53,10 @@ def test_everything_short_of_a_request_imports_no_litellm() -> None:
 @pytest.mark.parametrize(
     ("missing", "remedy"),
     [
-        pytest.param("litellm", "`pip install litellm`", id="litellm"),
-        pytest.param("openai", "`pip install --force-reinstall litellm`", id="what-litellm-needs"),
+        pytest.param("litellm", "`pip install rigging-litellm`", id="litellm"),
+        pytest.param(
+            "openai", "`pip install --force-reinstall rigging-litellm`", id="what-litellm-needs"
+        ),
     ],
 )
 def test_a_missing_module_is_named_at_the_first_request(missing: str, remedy: str) -> None:

@@ -352,3 +352,27 @@ def test_calls_in_a_conversation_reach_the_template_as_objects(reference: Refere
     assert result.usage is not None
     expected = reference.tokenizer("Parissunny")["input_ids"]
     assert result.usage.input_tokens == len(expected)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_from_obj_refuses_what_is_no_model_or_no_tokenizer(
+    borrowing: TransformersGenerator, swap: bool
+) -> None:
+    loaded = borrowing._engine._borrowed
+    assert loaded is not None
+    model, tokenizer = (loaded.tokenizer, loaded.model) if swap else (loaded.model, None)
+
+    with pytest.raises(InvalidGeneratorError, match=r"takes a causal|takes the model's tokenizer"):
+        TransformersGenerator.from_obj(model, tokenizer)
+
+
+def test_a_conversation_that_is_no_text_is_refused_before_anything_is_loaded() -> None:
+    generator = TransformersGenerator(model="org/nowhere")
+    image = rg.Message("user", [rg.ImagePart.from_url("https://example.org/cat.png")])
+
+    results = asyncio.run(
+        generator.generate_messages([[image], []], [rg.GenerateParams(), rg.GenerateParams()])
+    )
+
+    assert [type(result).__name__ for result in results] == ["InvalidMessageError"] * 2
+    assert generator._engine._thread is None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, SupportsIndex, TypeVar, overload
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
@@ -26,6 +26,7 @@ _SHOWN: Final = 3  # items in the repr of a list
 
 SelfT = TypeVar("SelfT", bound="Item")
 ItemT = TypeVar("ItemT", bound="Item")
+ListT = TypeVar("ListT", bound="ItemList[Any]")
 
 
 def _error_of_text(value: object) -> object:
@@ -91,6 +92,18 @@ class ItemList(list[ItemT]):
         shown = [repr(item) for item in self[:_SHOWN]]
         more = [f"… {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
         return f"{type(self).__name__}[{', '.join(shown + more)}]"
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> ItemT: ...
+    @overload
+    def __getitem__(self: ListT, index: slice) -> ListT: ...
+    def __getitem__(self, index: Any) -> Any:
+        got = super().__getitem__(index)
+        return type(self)(got) if isinstance(index, slice) else got
+
+    # A sum of lists of one kind is of that kind; `list` promises a plain one.
+    def __add__(self: ListT, other: Any) -> ListT:  # type: ignore[override]
+        return type(self)([*self, *other])
 
     @property
     def usage(self) -> Usage:

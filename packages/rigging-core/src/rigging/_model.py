@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
-from rigging._text import nearest
+from rigging._text import masked, nearest
 from rigging.error import InvalidValueError
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _given(field: str, detail: ErrorDetails) -> str:
     if any(is_secret(name) for name in _strings([field, *detail["loc"]])):
         return ""
     if value is None or isinstance(value, (bool, int, float, str)):
-        shown = repr(value)
+        shown = masked(repr(value))
         return f", got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'}"
     return f", got {type(value).__name__}"
 

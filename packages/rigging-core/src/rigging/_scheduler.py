@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -142,7 +143,7 @@ class Scheduler(Generic[InputT, ResultT]):
         call.task.add_done_callback(lambda task: self._end(call, batch, task))
 
     async def _run(self, batch: list[_Request[InputT, ResultT]]) -> None:
-        results = await self._generate(
+        results = await self._called(
             [request.input for request in batch], [request.params for request in batch]
         )
         self._check(results, len(batch))
@@ -177,7 +178,7 @@ class Scheduler(Generic[InputT, ResultT]):
 
     async def _ask(self, input_: InputT, params: GenerateParams) -> ResultT:
         try:
-            results = await self._generate([input_], [params])
+            results = await self._called([input_], [params])
         except asyncio.CancelledError as error:
             if is_cancelled():
                 raise
@@ -187,6 +188,17 @@ class Scheduler(Generic[InputT, ResultT]):
         if isinstance(result, self._result_type):
             return result
         raise self._failure(result)
+
+    def _called(
+        self, inputs: Sequence[InputT], params: Sequence[GenerateParams]
+    ) -> Awaitable[Sequence[ResultT | BaseException]]:
+        call = self._generate(inputs, params)
+        if not inspect.isawaitable(call):
+            raise ResponseError(
+                f"{self._name} has a generate method that is no coroutine function: "
+                f"write `async def`"
+            )
+        return call
 
     def _check(self, results: Sequence[object], count: int) -> None:
         if not isinstance(results, Sequence) or isinstance(results, str):

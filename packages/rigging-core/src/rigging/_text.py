@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["caret", "nearest"]
+__all__ = ["caret", "masked", "nearest"]
+
+# A key that was mistyped so that it is no option of its own.
+_SECRET: Final = re.compile(
+    r"(api[_-]?key|authorization|password|secret|token)\W.*", re.IGNORECASE | re.DOTALL
+)
 
 # Characters of an identifier shown on either side of the caret.
 _CONTEXT: Final = 60
@@ -19,6 +25,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     by_folded = {candidate.casefold(): candidate for candidate in known}
     matches = difflib.get_close_matches(name.casefold(), by_folded, n=1)
     return by_folded[matches[0]] if matches else None
+
+
+def masked(text: str) -> str:
+    """Cut a text off behind what looks like the name of a secret."""
+    return _SECRET.sub(r"\1…", text)
 
 
 def caret(text: str, position: int) -> str:

@@ -305,7 +305,7 @@ class ChatPipeline(
             Chat(
                 messages=list(job.input),
                 error=error,
-                params=job.params,
+                params=job.params.unshared(),
                 generator_id=name,
                 metadata=self._notes(),
             )
@@ -351,7 +351,7 @@ class ChatPipeline(
                 stop_reason=result.stop_reason,
                 usage=summed(previous, result.usage),
                 extra=result.extra,
-                params=job.params,
+                params=job.params.unshared(),
                 generator_id=name,
                 metadata=self._notes(),
             )

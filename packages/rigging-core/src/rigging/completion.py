@@ -139,7 +139,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
         return Completion(
             text=job.input,
             error=error,
-            params=job.params,
+            params=job.params.unshared(),
             generator_id=name,
             metadata=self._notes(),
         )
@@ -161,7 +161,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
             stop_reason=result.stop_reason,
             usage=summed(previous, result.usage),
             extra=result.extra,
-            params=job.params,
+            params=job.params.unshared(),
             generator_id=name,
             metadata=self._notes(),
         )

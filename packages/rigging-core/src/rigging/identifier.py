@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rigging._model import is_secret
+from rigging._text import masked
 from rigging.error import InvalidIdentifierError
 
 if TYPE_CHECKING:
@@ -232,11 +233,11 @@ def _elided(text: str, at: int = 0, shown: _Span | None = None) -> tuple[str, in
     for index, piece in enumerate(_pieces(text)):
         whole = text[piece.key : piece.end]
         if index == 0 or piece == shown or not whole:
-            part = whole
+            part = masked(whole)
         elif piece.value <= piece.end:
             part = text[piece.key : piece.value] + "…"
         else:  # no key: a word, or what a comma cut from a value
-            part = whole if index == 1 else "…"
+            part = masked(whole) if index == 1 else "…"
         if piece.key <= at <= piece.end:
             position = length + min(at - piece.key, len(part))
         parts.append(part)

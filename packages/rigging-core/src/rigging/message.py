@@ -260,7 +260,8 @@ class Message(_MessageModel):
         if isinstance(value, str):
             return cls(role, value)
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            return cls(**value)
+            # OpenAI's own answers say None of whatever a message does not have.
+            return cls(**{key: item for key, item in value.items() if item is not None})
         raise InvalidMessageError(
             f"a message is a str, a dict such as {{'role': 'user', 'content': '…'}} or a "
             f"rigging.Message, got {type(value).__name__}"
@@ -271,7 +272,7 @@ class Message(_MessageModel):
         cls, value: MessageLike | Sequence[MessageLike], *, role: Role = "user"
     ) -> list[Message]:
         """Make a list of messages of one that `fit` takes, or of a sequence of these."""
-        if isinstance(value, (str, Message, Mapping)) or not isinstance(value, Sequence):
+        if isinstance(value, (str, bytes, Message, Mapping)) or not isinstance(value, Sequence):
             return [cls.fit(value, role=role)]
         return [cls.fit(item, role=role) for item in value]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+import copy
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_serializer, field_validator
 
@@ -10,6 +11,10 @@ from rigging._model import Model, without_secrets
 from rigging.error import InvalidParamsError
 
 __all__ = ["GenerateParams"]
+
+
+# Fields whose values can be changed in place.
+_CONTAINERS: Final = ("stop", "tools", "tool_choice", "modalities", "audio", "extra")
 
 
 def _as_list(value: object) -> object:
@@ -107,8 +112,15 @@ class GenerateParams(Model):
                     values["extra"].update(value)
                 elif value is not None:
                     values[name] = value
+        for name in _CONTAINERS:
+            if values[name]:
+                values[name] = copy.deepcopy(values[name])
         # Each value was validated when its own object was made.
         return GenerateParams.model_construct(**values)
+
+    def unshared(self) -> GenerateParams:
+        """Return parameters that nobody else can change: themselves, if nothing in them can."""
+        return self.merge_with() if any(getattr(self, name) for name in _CONTAINERS) else self
 
     @field_serializer("extra")
     def _extra_without_secrets(self, extra: dict[str, Any]) -> dict[str, Any]:
@@ -122,5 +134,6 @@ class GenerateParams(Model):
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is set, as a new dict; ``extra`` stands beside the other fields."""
-        set_ = {k: v for k, v in self.__dict__.items() if v is not None and k != "extra"}
-        return {**set_, **self.extra}
+        values = self.unshared()
+        set_ = {k: v for k, v in values.__dict__.items() if v is not None and k != "extra"}
+        return {**set_, **values.extra}

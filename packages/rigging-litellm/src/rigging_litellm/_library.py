@@ -41,6 +41,6 @@ def _import_litellm() -> Any:
         raise MissingDependencyError(
             PROVIDER,
             f"rigging-litellm needs the module {missing!r}, which is not installed: "
-            f"`pip install {again}litellm`",
+            f"`pip install {again}rigging-litellm`",
             missing,
         ) from error

@@ -21,12 +21,7 @@ from rigging.error import (
     RiggingError,
 )
 from rigging_transformers._loaded import as_ids
-from rigging_transformers._prompts import (
-    check_conversation,
-    encode_conversation,
-    encode_text,
-    takes_tools,
-)
+from rigging_transformers._prompts import encode_conversation, encode_text, takes_tools
 from rigging_transformers._row import Row
 from rigging_transformers._sampling import plan
 from rigging_transformers._source import PROVIDER
@@ -140,7 +135,6 @@ def _prepare(loaded: Loaded, request: Request, known: Collection[str]) -> Row | 
 def _encode(loaded: Loaded, request: Request) -> list[int]:
     if isinstance(request.prompt, str):
         return encode_text(loaded.tokenizer, request.prompt)
-    check_conversation(request.prompt)
     return encode_conversation(loaded.tokenizer, request.prompt, request.params.tools)
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AliasChoices, BeforeValidator, Field, PrivateAttr, model_validator
 
 from rigging import GeneratedMessage, GeneratedText, GenerateParams, Generator, Message, Usage
-from rigging.error import RiggingError, UnsupportedParameterWarning
+from rigging.error import InvalidGeneratorError, RiggingError, UnsupportedParameterWarning
 from rigging_transformers._batch import Outcome, Request
 from rigging_transformers._engine import Engine
 from rigging_transformers._loaded import Loaded
+from rigging_transformers._prompts import check_conversation
 from rigging_transformers._sampling import UNSUPPORTED
 from rigging_transformers._source import LoadSpec
 
@@ -121,6 +122,16 @@ class TransformersGenerator(Generator):
             >>> tokenizer = AutoTokenizer.from_pretrained("org/model")  # doctest: +SKIP
             >>> generator = TransformersGenerator.from_obj(model, tokenizer)  # doctest: +SKIP
         """
+        if not (hasattr(model, "config") and callable(getattr(model, "generate", None))):
+            raise InvalidGeneratorError(
+                f"from_obj(model, tokenizer) takes a causal language model of transformers, "
+                f"got {type(model).__name__}"
+            )
+        if not (callable(tokenizer) and hasattr(tokenizer, "chat_template")):
+            raise InvalidGeneratorError(
+                f"from_obj(model, tokenizer) takes the model's tokenizer, "
+                f"got {type(tokenizer).__name__}"
+            )
         name = getattr(model.config, "name_or_path", None) or type(model).__name__
         generator = cls(model=name, **fields)
         generator._engine = Engine(Loaded(model, tokenizer, name))
@@ -223,9 +234,11 @@ class TransformersGenerator(Generator):
         self._warn_unsupported(
             name for own in merged for name in unsupported if getattr(own, name) is not None
         )
-        if not requests:
-            return []
-        outcomes = await self._engine.run(self._spec(), requests)
+        # Said before a model is loaded for nothing.
+        refusals = [_refusal(prompt) for prompt in prompts]
+        sent = [one for one, no in zip(requests, refusals, strict=True) if no is None]
+        answers = iter(await self._engine.run(self._spec(), sent) if sent else [])
+        outcomes = [next(answers) if no is None else no for no in refusals]
         self._warn_unsupported(
             name for outcome in outcomes if isinstance(outcome, Outcome) for name in outcome.ignored
         )
@@ -256,6 +269,16 @@ class TransformersGenerator(Generator):
                 UnsupportedParameterWarning,
                 stacklevel=4,
             )
+
+
+def _refusal(prompt: str | tuple[Message, ...]) -> RiggingError | None:
+    if isinstance(prompt, str):
+        return None
+    try:
+        check_conversation(prompt)
+    except RiggingError as error:
+        return error
+    return None
 
 
 def _result(outcome: Outcome, kind: type[_ResultT]) -> _ResultT:

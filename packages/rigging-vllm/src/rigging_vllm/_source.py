@@ -64,7 +64,7 @@ def locate(model: str) -> str:
             return str(path)
         raise _not_found(model, "a model is a directory or a .gguf file, and this is a file")
     # `org/name:Q4_K_M` and `org/name/file.gguf` on the hub are left to vLLM.
-    if _PATH.match(model):
+    if _PATH.match(model) or (path.suffix.lower() == ".gguf" and model.count("/") < 2):
         raise _not_found(model, f"no such file or directory: {path.absolute()}")
     if not (_HUB_ID.fullmatch(model.partition(":")[0]) or model.endswith(".gguf")):
         raise _not_found(
