@@ -11,6 +11,7 @@ from rigging import (
     GeneratedMessage,
     GeneratedText,
     GenerateParams,
+    ImagePart,
     Message,
     get_generator,
 )
@@ -368,10 +369,10 @@ def test_from_obj_refuses_what_is_no_model_or_no_tokenizer(
 
 def test_a_conversation_that_is_no_text_is_refused_before_anything_is_loaded() -> None:
     generator = TransformersGenerator(model="org/nowhere")
-    image = rg.Message("user", [rg.ImagePart.from_url("https://example.org/cat.png")])
+    image = Message("user", [ImagePart.from_url("https://example.org/cat.png")])
 
     results = asyncio.run(
-        generator.generate_messages([[image], []], [rg.GenerateParams(), rg.GenerateParams()])
+        generator.generate_messages([[image], []], [GenerateParams(), GenerateParams()])
     )
 
     assert [type(result).__name__ for result in results] == ["InvalidMessageError"] * 2
