@@ -53,8 +53,28 @@ def test_a_chat_that_does_not_know_its_generator_says_how_to_go_on() -> None:
     chat = EchoGenerator(model="x").chat("Hi").run_sync()  # registered nowhere
     again = rg.Chat.model_validate_json(chat.model_dump_json())
 
-    with pytest.raises(InvalidGeneratorError, match=r"generator\.chat\(chat\.all\)"):
+    with pytest.raises(InvalidGeneratorError, match=r"go on with `generator\.chat"):
         again.restart()
+
+
+def test_a_completion_goes_on_too() -> None:
+    with rg.register_generator("echo", EchoGenerator):
+        generator = rg.get_generator("echo!x,max_tokens=1")
+        completion = generator.complete("a b").with_(seed=1).meta(n=1).run_sync()
+        again = rg.Completion.model_validate_json(completion.model_dump_json())
+
+        assert completion.restart().run_sync().text == "a b"
+        assert completion.continue_(" c").run_sync().text == "a ba c"
+        assert completion.fork("!").text == "a b!"
+        assert completion.restart().generator is generator
+        assert again.continue_().text == "a ba"
+        assert (again.restart().params, again.restart().metadata) == (completion.params, {"n": 1})
+
+
+def test_a_notebook_shows_a_completion_and_runs_nothing_in_it() -> None:
+    shown = EchoGenerator(model="x").complete("<b>").run_sync()._repr_html_()
+
+    assert "<b>&lt;b&gt;</b>" in shown
 
 
 def test_json_of_a_failed_chat_has_the_errors_text() -> None:

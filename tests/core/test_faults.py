@@ -325,6 +325,42 @@ def test_a_stream_is_transformed_as_a_run_is() -> None:
     assert chat.metadata == {"post": True}
 
 
+def test_streams_are_calls_and_are_bounded_as_calls_are() -> None:
+    running = peak = 0
+
+    class Streaming(EchoGenerator):
+        max_calls = 2
+
+        async def stream_messages(self, messages: Any, params: Any) -> Any:
+            nonlocal running, peak
+            running += 1
+            peak = max(peak, running)
+            try:
+                for piece in "abc":
+                    await asyncio.sleep(0)
+                    yield piece
+                yield rg.GeneratedMessage.from_text("abc")
+            finally:
+                running -= 1
+
+    async def one(generator: rg.Generator) -> str:
+        return "".join([p async for p in generator.chat("Hi").stream() if isinstance(p, str)])
+
+    async def main() -> list[str]:
+        generator = Streaming(model="x")
+        left = generator.chat("Hi").stream()
+        await anext(left)
+        await left.aclose()
+        assert running == 0
+        runs = [one(generator) for _ in range(10)]
+        return await asyncio.gather(*runs, generator.chat("Hi").run())  # type: ignore[arg-type]
+
+    *texts, chat = within(5, main)
+    assert texts == ["abc"] * 10
+    assert chat.last.text == "Hi"
+    assert peak == 2
+
+
 def test_a_stream_without_its_result_is_told_so() -> None:
     class Endless(EchoGenerator):
         async def stream_messages(self, messages: Any, params: Any) -> Any:
@@ -447,6 +483,29 @@ def test_another_generators_chat_is_not_given_to_this_one_when_it_is_read_back(
         for _ in range(2):
             (chat,) = pipeline.run_many_sync(1, checkpoint=tmp_path / "run.db")
             assert chat.restart().generator == other
+
+
+def test_what_was_answered_is_finished_and_kept_when_another_item_fails(tmp_path: Path) -> None:
+    sent: list[str] = []
+
+    class Noting(EchoGenerator):
+        async def generate_messages(self, messages: Any, params: Any) -> Any:
+            sent.extend(conversation[-1].text for conversation in messages)
+            results = list(await super().generate_messages(messages, params))
+            if sent[0] == "bad":
+                results[0] = RateLimitError("slow down")
+            return results
+
+    async def slowly(chat: rg.Chat) -> None:
+        await asyncio.sleep(0.02)
+
+    pipeline = Noting(model="x").chat().then(slowly)
+    with pytest.raises(RateLimitError):
+        pipeline.run_batch_sync(["bad", "a", "b", "c"], checkpoint=tmp_path / "run.db")
+    sent.clear()
+    pipeline.run_batch_sync(["d", "a", "b", "c"], checkpoint=tmp_path / "run.db")
+
+    assert sent == ["d"]
 
 
 # -- The end of a program ----------------------------------------------------------------

@@ -265,6 +265,21 @@ def test_a_source_that_fails_fails_the_run_after_what_was_ready() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stream_of_items_takes_params_one_by_one(asynchronous: bool) -> None:
+    async def inputs() -> AsyncIterator[str]:
+        for number in itertools.count():
+            yield str(number)
+
+    async def collect() -> list[tuple[str, int | None]]:
+        source: Any = inputs() if asynchronous else ["0", "1", "2", "3"]
+        params = (rg.GenerateParams(seed=seed) for seed in (7, 8, 9))
+        stream = EchoGenerator(model="x").chat().iter_batch(source, params=params, ordered=True)
+        return [(chat.last.text, chat.params.seed) async for chat in stream]
+
+    assert asyncio.run(collect()) == [("0", 7), ("1", 8), ("2", 9)]
+
+
 def test_skipped_items_are_not_given() -> None:
     async def main() -> list[str]:
         stream = Uneven(model="x").chat().iter_batch(["1", "bad"], on_failed="skip")

@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from rigging.error import RiggingError
+from rigging._building import build
+from rigging.error import InvalidGeneratorError, RiggingError
 from rigging.params import GenerateParams
 from rigging.result import StopReason, Usage
 
@@ -64,8 +65,40 @@ class Item(BaseModel):
     timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
     uuid: UUID = Field(default_factory=uuid4)
 
+    # A slot and no field: an item knows what made it, and neither shows nor stores it.
+    __slots__ = ("_pipeline",)
+
     def __hash__(self) -> int:
         return hash(self.uuid)
+
+    def __copy__(self: SelfT) -> SelfT:
+        return super().__copy__().made_by(self.maker)
+
+    def __deepcopy__(self: SelfT, memo: dict[int, Any] | None = None) -> SelfT:
+        return super().__deepcopy__(memo).made_by(self.maker)
+
+    @property
+    def maker(self) -> Any:
+        """The pipeline that made the item; None if it came out of a file."""
+        return getattr(self, "_pipeline", None)
+
+    def made_by(self: SelfT, pipeline: Any) -> SelfT:
+        """Note the pipeline that made the item; return the item."""
+        object.__setattr__(self, "_pipeline", pipeline)
+        return self
+
+    def rebuilt(self) -> Any:
+        """Return a new generator like the one that answered, for an item out of a file.
+
+        Raises:
+            InvalidGeneratorError: If the item does not say which one that was.
+        """
+        if self.generator_id is None:
+            raise InvalidGeneratorError(
+                "this item does not know its generator, whose class was registered under no "
+                "provider name: go on with `generator.chat(…)` or `generator.complete(…)`"
+            )
+        return build(self.generator_id)
 
     def __str__(self) -> str:
         return repr(self)

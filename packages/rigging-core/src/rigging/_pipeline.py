@@ -29,7 +29,18 @@ from collections.abc import (
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
 from pydantic import ValidationError
 
@@ -368,6 +379,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         self,
         inputs: Iterable[Any] | AsyncIterable[Any],
         *,
+        params: Iterable[GenerateParams] | None = None,
         ordered: bool = False,
         on_failed: OnFailed | None = None,
         window: int | None = None,
@@ -381,6 +393,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
 
         Args:
             inputs: What to add to what the pipeline holds, for each item.
+            params: Override the pipeline's, one for each input; the shorter of both ends it.
             ordered: Give results in the order of the inputs, and not as they finish.
             on_failed: What becomes of failed items; by default what `catch` has set.
             window: The most items in progress at once.
@@ -411,7 +424,13 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         settings = self._settings(on_failed, window, checkpoint, progress=progress)
         async with contextlib.AsyncExitStack() as stack:
             run = await _Run.entered(stack, self, settings, inputs)
-            pool = Pool(run.fit_and_run, inputs, window=settings.window, ordered=ordered)
+            pool = Pool(
+                run.fit_and_run,
+                inputs if params is None else _paired(inputs, params),
+                window=settings.window,
+                ordered=ordered,
+                spared=run.answered,
+            )
             async for item in await stack.enter_async_context(pool):
                 if item is not None:
                     yield item
@@ -472,22 +491,22 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 "use run()"
             )
         job, posts = await self._prepared(Job(self._input(), self.params))
-        finished = False
-        async with contextlib.aclosing(self._stream(job)) as pieces:
+        result = None
+        async with self._scheduler().place(), contextlib.aclosing(self._stream(job)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, str):
                     yield piece
-                    continue
-                finished = True
-                item = self._item(job, piece, generator_id(self.generator))
-                item = await self._followed(await self._posted(item, posts))
-                await self._shown(item)
-                yield item
-        if not finished:
+                else:
+                    result = piece
+        if result is None:
             raise ResponseError(
                 f"the stream of {type(self.generator).__name__} ended without its result: "
                 f"a stream gives pieces of text, and the finished result as the last item"
             )
+        item = self._item(job, result, generator_id(self.generator))
+        item = await self._followed(await self._posted(item, posts))
+        await self._shown(item)
+        yield item
 
     # -- The same for synchronous callers ------------------------------------------------
 
@@ -616,7 +635,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
     async def _run(self, jobs: Sequence[Job], settings: _Settings) -> ListT:
         async with contextlib.AsyncExitStack() as stack:
             run = await _Run.entered(stack, self, settings, jobs)
-            pool = Pool(run, jobs, window=settings.window, ordered=True)
+            pool = Pool(run, jobs, window=settings.window, ordered=True, spared=run.answered)
             items = await stack.enter_async_context(pool)
             finished = [item async for item in items if item is not None]
         return await self._mapped(self._collect(finished))
@@ -759,6 +778,10 @@ class _Run:
         self._checkpoint = checkpoint
         self._bar = bar
         self._request = pipeline._request()
+        if checkpoint is not None:
+            self._request = self._noting(self._request)
+        #: Tasks that hold an answer, and still work on what becomes of it.
+        self.answered: set[asyncio.Task[Any]] = set()
         self._name = generator_id(pipeline.generator)
         self._params: GenerateParams | None = None
         self._sender = b""
@@ -783,12 +806,25 @@ class _Run:
             bar = stack.enter_context(contextlib.closing(Progress(total, pipeline.label)))
         return cls(pipeline, settings, checkpoint, bar)
 
+    def _noting(self, request: Request) -> Request:
+        async def noted(given: Any, params: GenerateParams) -> Any:
+            result = await request(given, params)
+            task = asyncio.current_task()
+            if task is not None:
+                self.answered.add(task)
+            return result
+
+        return noted
+
     async def fit_and_run(self, given: Any) -> Any:
         """Run an input that has not been looked at yet."""
         pipeline = self.pipeline
         try:
-            job = Job(pipeline._fit(given), pipeline.params)
-        except InvalidMessageError as error:
+            if isinstance(given, _Pair):
+                job = Job(pipeline._fit(given.input), pipeline.params.merge_with(given.params))
+            else:
+                job = Job(pipeline._fit(given), pipeline.params)
+        except (InvalidMessageError, InvalidParamsError) as error:
             return self._fail(error, Job(pipeline._held(), pipeline.params), self._next_number())
         return await self(job)
 
@@ -809,6 +845,9 @@ class _Run:
                 item = self._fail(foreign, job, number)
         else:
             self._finished += 1
+        finally:
+            if self.answered:
+                self.answered.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
         if self._bar is not None:
             self._bar.add(item)
         if item is not None and self.pipeline.watches:
@@ -891,6 +930,33 @@ async def maybe_await(value: Any) -> Any:
 def shortened(text: str) -> str:
     """Return the beginning of a text, fit for a repr."""
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+class _Pair(NamedTuple):
+    """An input with params of its own."""
+
+    input: Any
+    params: GenerateParams
+
+
+def _paired(
+    inputs: Iterable[Any] | AsyncIterable[Any], params: Iterable[GenerateParams]
+) -> Iterable[_Pair] | AsyncIterable[_Pair]:
+    if isinstance(inputs, AsyncIterable):
+        return _paired_async(inputs, params)
+    return map(_Pair, inputs, params)
+
+
+async def _paired_async(
+    inputs: AsyncIterable[Any], params: Iterable[GenerateParams]
+) -> AsyncGenerator[_Pair, None]:
+    others = iter(params)
+    async for one in inputs:
+        for own in others:
+            yield _Pair(one, own)
+            break
+        else:
+            return
 
 
 def _params_list(params: Sequence[GenerateParams] | None) -> list[GenerateParams] | None:

@@ -10,11 +10,14 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     Sized,
 )
 from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from rigging._scheduler import is_cancelled
 
 __all__ = ["Pool", "Source"]
 
@@ -42,6 +45,8 @@ class Pool(Generic[ItemT, OutT]):
         source: Where the items come from, taken one at a time.
         window: The most items in progress, at least 1.
         ordered: Give results in the order of the items, and not as they come.
+        spared: Workers that are not cancelled when another one fails, but waited for;
+            looked at when that happens.
 
     Raises:
         BaseException: While iterating, the first failure of ``work`` or of the source,
@@ -55,7 +60,9 @@ class Pool(Generic[ItemT, OutT]):
         *,
         window: int,
         ordered: bool,
+        spared: Collection[asyncio.Task[Any]] = (),
     ) -> None:
+        self._spared = spared
         self._failure: BaseException | None = None
         self._closing = False
         self._work = work
@@ -75,8 +82,10 @@ class Pool(Generic[ItemT, OutT]):
     async def __aexit__(self, *_: object) -> None:
         self._closing = True
         self._room.set()
+        spared = () if self._failure is None or is_cancelled() else self._spared
         for worker in self._workers:
-            worker.cancel()
+            if worker not in spared:
+                worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         await self._items.close()
 

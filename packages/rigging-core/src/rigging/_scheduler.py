@@ -91,6 +91,7 @@ class Scheduler(Generic[InputT, ResultT]):
         self._waiting: deque[_Request[InputT, ResultT]] = deque()
         self._in_flight: set[_Call] = set()
         self._flush_is_due = False
+        self._turns: deque[asyncio.Future[None]] = deque()  # of streams that wait
 
     async def submit(self, input_: InputT, params: GenerateParams) -> ResultT:
         """Send one request with whatever else waits, and return its result.
@@ -114,6 +115,29 @@ class Scheduler(Generic[InputT, ResultT]):
             await self._abandon(request)
             raise
         return result
+
+    def place(self) -> _Place:
+        """Return a context that counts as a call in flight: a stream, which is no request."""
+        return _Place(self)
+
+    async def enter(self, call: _Call) -> None:
+        """Wait until one more call may be in flight, and count it."""
+        while self.max_calls is not None and len(self._in_flight) >= self.max_calls:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._turns.append(turn)
+            await turn
+        self._in_flight.add(call)
+
+    def leave(self, call: _Call) -> None:
+        """Count a call no more, and let in what waits: a stream first, it came alone."""
+        self._in_flight.discard(call)
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+        if self._waiting:
+            self._flush_soon()
 
     def _flush_soon(self) -> None:
         if not self._flush_is_due:
@@ -161,7 +185,6 @@ class Scheduler(Generic[InputT, ResultT]):
         batch: list[_Request[InputT, ResultT]],
         task: asyncio.Task[None],
     ) -> None:
-        self._in_flight.discard(call)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
             ordered = task.cancelled() and task.cancelling()
@@ -173,8 +196,7 @@ class Scheduler(Generic[InputT, ResultT]):
                     request.future.cancel()
                 else:
                     request.future.set_exception(_own_copy(error))
-        if self._waiting:
-            self._flush_soon()
+        self.leave(call)
 
     async def _ask(self, input_: InputT, params: GenerateParams) -> ResultT:
         try:
@@ -234,6 +256,20 @@ class Scheduler(Generic[InputT, ResultT]):
             call.task.cancel()
             # So that the call has ended when the last of its callers has.
             await asyncio.wait([call.task])
+
+
+class _Place:
+    """A place among the calls in flight, taken while the context lasts."""
+
+    def __init__(self, scheduler: Scheduler[Any, Any]) -> None:
+        self._scheduler = scheduler
+        self._call = _Call(1)
+
+    async def __aenter__(self) -> None:
+        await self._scheduler.enter(self._call)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._scheduler.leave(self._call)
 
 
 class Schedulers:

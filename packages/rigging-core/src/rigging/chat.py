@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeAlias, cast
 
 from pydantic import Field
 
-from rigging._building import build
 from rigging._item import Item, ItemList, summed
 from rigging._pipeline import Job, Pipeline, Schedulable, maybe_await, shortened
 from rigging._template import applied_to_message
-from rigging.error import InvalidGeneratorError, InvalidMessageError, InvalidParamsError
+from rigging.error import InvalidMessageError, InvalidParamsError
 from rigging.message import Message, MessageLike
 from rigging.params import GenerateParams
 from rigging.result import GeneratedMessage
@@ -65,21 +64,8 @@ class Chat(Item):
         uuid: Names this chat.
     """
 
-    # A slot and no field: a chat knows what made it, and neither shows nor stores it.
-    __slots__ = ("_pipeline",)
-
     messages: list[Message]
     generated: list[Message] = Field(default_factory=list)
-
-    def __copy__(self) -> Chat:
-        return self._like(super().__copy__())
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Chat:
-        return self._like(super().__deepcopy__(memo))
-
-    def _like(self, copied: Chat) -> Chat:
-        pipeline: ChatPipeline | None = getattr(self, "_pipeline", None)
-        return copied if pipeline is None else pipeline._made(copied)
 
     def __len__(self) -> int:
         return len(self.messages) + len(self.generated)
@@ -149,17 +135,12 @@ class Chat(Item):
         Raises:
             InvalidGeneratorError: If the chat does not know what made it.
         """
-        messages = tuple(self.all if include_all else self.messages)
-        pipeline: ChatPipeline | None = getattr(self, "_pipeline", None)
-        if pipeline is not None:
-            return replace(pipeline, messages=messages, params=self.params, metadata=self.metadata)
-        if self.generator_id is None:
-            raise InvalidGeneratorError(
-                "this chat does not know its generator, whose class was registered under no "
-                "provider name: go on with `generator.chat(chat.all)`"
-            )
-        return ChatPipeline(
-            build(self.generator_id), messages, params=self.params, metadata=self.metadata
+        pipeline = self.maker or ChatPipeline(self.rebuilt())
+        return replace(
+            cast("ChatPipeline", pipeline),
+            messages=tuple(self.all if include_all else self.messages),
+            params=self.params,
+            metadata=self.metadata,
         )
 
     def fork(
@@ -298,18 +279,16 @@ class ChatPipeline(
     def _load(self, text: str, name: str | None) -> Chat:
         chat = Chat.model_validate_json(text)
         # A callback may have let another generator answer.
-        return self._made(chat) if chat.generator_id == name else chat
+        return chat.made_by(self) if chat.generator_id == name else chat
 
     def _failed(self, job: Job, error: BaseException, name: str | None) -> Chat:
-        return self._made(
-            Chat(
-                messages=list(job.input),
-                error=error,
-                params=job.params.unshared(),
-                generator_id=name,
-                metadata=self._notes(),
-            )
-        )
+        return Chat(
+            messages=list(job.input),
+            error=error,
+            params=job.params.unshared(),
+            generator_id=name,
+            metadata=self._notes(),
+        ).made_by(self)
 
     def _scheduler(self) -> Scheduler[tuple[Message, ...], GeneratedMessage]:
         generator = self.generator
@@ -344,18 +323,16 @@ class ChatPipeline(
             messages, between = list(job.input), []
         else:
             messages, between = previous.messages, list(job.input[len(previous.messages) :])
-        return self._made(
-            Chat(
-                messages=messages,
-                generated=[*between, result.message],
-                stop_reason=result.stop_reason,
-                usage=summed(previous, result.usage),
-                extra=result.extra,
-                params=job.params.unshared(),
-                generator_id=name,
-                metadata=self._notes(),
-            )
-        )
+        return Chat(
+            messages=messages,
+            generated=[*between, result.message],
+            stop_reason=result.stop_reason,
+            usage=summed(previous, result.usage),
+            extra=result.extra,
+            params=job.params.unshared(),
+            generator_id=name,
+            metadata=self._notes(),
+        ).made_by(self)
 
     def _next_input(self, item: Chat, answer: Any) -> tuple[Message, ...]:
         if answer is True:
@@ -364,10 +341,6 @@ class ChatPipeline(
 
     def _stream(self, job: Job) -> Any:
         return self.generator.stream_messages(job.input, job.params)
-
-    def _made(self, chat: Chat) -> Chat:
-        object.__setattr__(chat, "_pipeline", self)
-        return chat
 
 
 def _is_plain(message: Message) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from rigging._item import Item, ItemList, summed
 from rigging._pipeline import Job, Pipeline, Schedulable, shortened
@@ -65,10 +66,43 @@ class Completion(Item):
         )
         return f"<Completion by {shortened(by)}: {shortened(self.text)!r} → {said}>"
 
+    def _repr_html_(self) -> str:
+        """Show the text in a notebook, what was generated in bold."""
+        text, generated = html.escape(self.text), html.escape(self.generated)
+        failed = f"<p>failed: {html.escape(str(self.error))}</p>" if self.failed else ""
+        return f"<p style='white-space:pre-wrap'>{text}<b>{generated}</b></p>{failed}"
+
     @property
     def all(self) -> str:
         """The prompt and what followed it."""
         return self.text + self.generated
+
+    def restart(self, *, include_all: bool = False) -> CompletionPipeline:
+        """Return the pipeline that made this completion, with its callbacks, as it began.
+
+        A completion that was read from JSON gets its generator back by ``generator_id``.
+
+        Args:
+            include_all: Whether to keep what was generated, too.
+
+        Raises:
+            InvalidGeneratorError: If the completion does not know what made it.
+        """
+        pipeline = self.maker or CompletionPipeline(self.rebuilt())
+        return replace(
+            cast("CompletionPipeline", pipeline),
+            text=self.all if include_all else self.text,
+            params=self.params,
+            metadata=self.metadata,
+        )
+
+    def fork(self, text: str, *, include_all: bool = False) -> CompletionPipeline:
+        """Return `restart`, with text added."""
+        return self.restart(include_all=include_all).add(text)
+
+    def continue_(self, text: str = "") -> CompletionPipeline:
+        """Return a pipeline that goes on from the end of what was generated."""
+        return self.fork(text, include_all=True)
 
 
 class CompletionList(ItemList[Completion]):
@@ -132,8 +166,9 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
     def _held(self) -> str:
         return self.text
 
-    def _load(self, text: str, name: str | None) -> Completion:  # noqa: ARG002 (for chats)
-        return Completion.model_validate_json(text)
+    def _load(self, text: str, name: str | None) -> Completion:
+        completion = Completion.model_validate_json(text)
+        return completion.made_by(self) if completion.generator_id == name else completion
 
     def _failed(self, job: Job, error: BaseException, name: str | None) -> Completion:
         return Completion(
@@ -142,7 +177,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
             params=job.params.unshared(),
             generator_id=name,
             metadata=self._notes(),
-        )
+        ).made_by(self)
 
     def _scheduler(self) -> Scheduler[str, GeneratedText]:
         generator = self.generator
@@ -164,7 +199,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
             params=job.params.unshared(),
             generator_id=name,
             metadata=self._notes(),
-        )
+        ).made_by(self)
 
     def _next_input(self, item: Completion, answer: Any) -> str:
         if answer is not True:
