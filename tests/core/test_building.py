@@ -9,12 +9,11 @@ from typing import Any
 
 import backoff
 import pytest
-import stamina
-import tenacity
 
 import rigging as rg
 from rigging.error import InvalidParamsError, MaxDepthError, MaxRoundsError, RateLimitError
 from rigging.testing import EchoGenerator, ScriptedGenerator
+from tests.support.retries import LIBRARIES, note_sleeping, retry
 
 ECHO = EchoGenerator(model="x")
 
@@ -386,27 +385,20 @@ class Flaky(rg.Generator):
         return rg.GeneratedMessage.from_text(text)
 
 
-RETRIES = {
-    "backoff": backoff.on_exception(backoff.constant, RateLimitError, interval=0.01, jitter=None),
-    "tenacity": tenacity.retry(
-        retry=tenacity.retry_if_exception_type(RateLimitError),
-        wait=tenacity.wait_fixed(0.01),
-        stop=tenacity.stop_after_attempt(5),
-    ),
-    "stamina": stamina.retry(on=RateLimitError, attempts=5, wait_initial=0.01, wait_jitter=0),
-}
-
-
-@pytest.mark.parametrize("library", RETRIES)
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("size", [None, 1, 4])
-def test_wrap_retries_the_request_that_failed_and_no_other(library: str, size: int | None) -> None:
+def test_wrap_retries_the_request_that_failed_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, library: str, size: int | None
+) -> None:
     generator = Flaky(model="x", batch_size=size)
     inputs = ["a", "flaky", "b"]
+    slept = note_sleeping(monkeypatch)
 
-    chats = generator.chat().wrap(RETRIES[library]).run_batch_sync(inputs)
+    chats = generator.chat().wrap(retry(library, RateLimitError)).run_batch_sync(inputs)
 
     assert texts(chats) == inputs
     assert generator._attempts == {"a": 1, "flaky": 3, "b": 1}
+    assert len(slept) == 2
 
 
 def test_a_request_that_sleeps_between_attempts_holds_no_place() -> None:
@@ -414,14 +406,14 @@ def test_a_request_that_sleeps_between_attempts_holds_no_place() -> None:
     slept: list[float] = []
     order: list[str] = []
 
-    retry = backoff.on_exception(
+    waiting = backoff.on_exception(
         backoff.constant,
         RateLimitError,
         interval=0.05,
         jitter=None,
         on_backoff=lambda details: slept.append(details["wait"]),
     )
-    pipeline = generator.chat().wrap(retry).watch(lambda chat: order.append(chat.last.text))
+    pipeline = generator.chat().wrap(waiting).watch(lambda chat: order.append(chat.last.text))
     pipeline.run_batch_sync(["flaky", "a", "b"], window=2)
 
     assert slept == [0.05, 0.05]

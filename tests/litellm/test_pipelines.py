@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import backoff
+import pytest
 
 import rigging as rg
 from rigging.error import RateLimitError
 from tests.support.openai_server import OpenAIServer, Reply, error_body
+from tests.support.retries import LIBRARIES, note_sleeping, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,25 +19,22 @@ if TYPE_CHECKING:
     from rigging_litellm import LiteLLMGenerator
 
 
-def test_wrap_with_backoff_repeats_the_request_that_was_refused(
-    make: Callable[..., LiteLLMGenerator], server: OpenAIServer
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_wrap_repeats_the_request_that_was_refused_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[..., LiteLLMGenerator],
+    server: OpenAIServer,
+    library: str,
 ) -> None:
     server.prepare(Reply(error_body("slow down"), status=429), Reply(error_body("no"), status=429))
-    waits: list[float] = []
-    retry = backoff.on_exception(
-        backoff.expo,
-        RateLimitError,
-        factor=0.01,
-        jitter=None,
-        on_backoff=lambda details: waits.append(details["wait"]),  # type: ignore[typeddict-item]
-    )
-    pipeline = make().chat("Give me a 4 word phrase about machines.").wrap(retry)
+    slept = note_sleeping(monkeypatch)
+    pipeline = make().chat("Give me a 4 word phrase about machines.")
 
-    chats = asyncio.run(pipeline.run_many(20))
+    chats = asyncio.run(pipeline.wrap(retry(library, RateLimitError)).run_many(20))
 
     assert len(chats) == 20
     assert not any(chat.failed for chat in chats)
-    assert len(waits) == 2
+    assert len(slept) == 2
     assert len(server.requests) == 22
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import stamina
+import pytest
 
 import rigging as rg
 from rigging.error import ProviderServerError
+from tests.support.retries import LIBRARIES, note_sleeping, retry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import pytest
 
     from rigging_transformers import TransformersGenerator
 
@@ -68,13 +67,16 @@ def test_nested_runs_are_one_batch_too(
     assert [len(chat) for chat in chats] == [4] * 8
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_wrap_repeats_the_request_that_failed_and_no_other(
-    monkeypatch: pytest.MonkeyPatch, borrowing: TransformersGenerator
+    monkeypatch: pytest.MonkeyPatch, borrowing: TransformersGenerator, library: str
 ) -> None:
     sizes = noted_batches(monkeypatch, borrowing, failures=2)
-    retry = stamina.retry(on=ProviderServerError, attempts=5, wait_initial=0.01, wait_jitter=0)
+    slept = note_sleeping(monkeypatch)
+    pipeline = borrowing.chat("Hi", params=PARAMS).wrap(retry(library, ProviderServerError))
 
-    chats = borrowing.chat("Hi", params=PARAMS).wrap(retry).run_many_sync(4)
+    chats = pipeline.run_many_sync(4)
 
     assert sizes == [4, 1, 1]
+    assert len(slept) == 2
     assert len({chat.last.text for chat in chats}) == 1
