@@ -283,8 +283,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 `rigging.error` for the tree.
         """
         jobs = [Job(self._input(), self.params)]
-        (item,) = await self._run(jobs, self._settings(on_failed, one=True))
-        return item  # type: ignore[no-any-return]
+        return await self._only(await self._unmapped(jobs, self._settings(on_failed, one=True)))
 
     async def run_many(
         self,
@@ -464,7 +463,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             except RiggingError as error:
                 if not settings.catching.takes(error):
                     raise
-                return self._fallen(self._held(), error, settings.catching)
+                return self._fallen(Job(self._held(), self.params), error, settings.catching)
             run = _Run(pipeline, settings)
             item: ItemT | None = await run(Job(pipeline._input(), pipeline.params))
             return item
@@ -633,12 +632,15 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         return self._list_type(items)  # type: ignore[return-value]
 
     async def _run(self, jobs: Sequence[Job], settings: _Settings) -> ListT:
+        return await self._mapped(await self._unmapped(jobs, settings))
+
+    async def _unmapped(self, jobs: Sequence[Job], settings: _Settings) -> ListT:
         async with contextlib.AsyncExitStack() as stack:
             run = await _Run.entered(stack, self, settings, jobs)
             pool = Pool(run, jobs, window=settings.window, ordered=True, spared=run.answered)
             items = await stack.enter_async_context(pool)
             finished = [item async for item in items if item is not None]
-        return await self._mapped(self._collect(finished))
+        return self._collect(finished)
 
     async def _mapped(self, items: ListT) -> ListT:
         for callback in self.maps:
@@ -646,6 +648,12 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             if mapped is not None:
                 items = self._collect(list(mapped))
         return items
+
+    async def _only(self, items: ListT) -> ItemT:
+        """Return the one item of a run, after every ``map``."""
+        for item in await self._mapped(items):
+            return item  # type: ignore[no-any-return]
+        raise TypeError("map() left no result, and run() has one to return: use run_many(1)")
 
     async def _process(
         self,
@@ -722,19 +730,19 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             if not self.catching.takes(error):
                 raise
             item = self._failed(job, error, name)
-        (item,) = await self._mapped(self._collect([item]))
+        item = await self._only(self._collect([item]))
         await self._shown(item, [one for one in self.watches if one not in shown_by])
         return item
 
     def _fallen(
-        self, given: InputT, error: BaseException, catching: Catching, name: str | None = None
+        self, job: Job, error: BaseException, catching: Catching, name: str | None = None
     ) -> ItemT | None:
         """Return what a run gives for a failed item: None if it is skipped."""
         if catching.on_failed == "skip":
             return None
         # What is kept must not hold on to the local variables of an engine.
         traceback.clear_frames(error.__traceback__)
-        return self._failed(Job(given, self.params), error, name)
+        return self._failed(job, error, name)
 
     async def _shown(
         self, item: ItemT, watches: Sequence[Callable[[Any], Any]] | None = None
@@ -887,7 +895,7 @@ class _Run:
             self._note(error, number)
             raise error
         self._failed += 1
-        return self.pipeline._fallen(job.input, error, catching, self._name)
+        return self.pipeline._fallen(job, error, catching, self._name)
 
     def _note(self, error: Exception, number: int) -> None:
         if any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
