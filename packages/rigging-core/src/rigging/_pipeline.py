@@ -1,8 +1,8 @@
 """What chat and completion pipelines have in common: building, running, catching.
 
 `Pipeline` is a frozen dataclass; every builder returns a changed copy. Any number of
-items goes one way: the workers of `_pool.windowed` take items, `Pipeline._process` takes
-one item to its finished chat or completion, and the generator's scheduler sends what
+items goes one way: the workers of a `Pool` take items, a `Run` and `Pipeline._process`
+take each to its finished chat or completion, and the generator's scheduler sends what
 waits together. So `run` is a batch of one, and a nested run joins the next call.
 """
 
@@ -17,16 +17,13 @@ import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    Awaitable,
     Callable,
     Collection,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
-    Sized,
 )
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import (
@@ -34,33 +31,37 @@ from typing import (
     ClassVar,
     Final,
     Generic,
-    Literal,
     NamedTuple,
     Protocol,
-    TypeAlias,
     TypeVar,
-    cast,
 )
 
-from pydantic import ValidationError
-
 from rigging._building import build
-from rigging._checkpoint import Checkpoint
 from rigging._item import Item, ItemList
 from rigging._pool import Pool
-from rigging._progress import Progress
+from rigging._run import (
+    Catching,
+    Identifiable,
+    Job,
+    OnFailed,
+    Post,
+    Request,
+    Run,
+    Settings,
+    generator_id,
+    nesting,
+    paired,
+)
 from rigging._scheduler import Scheduler, Schedulers, bound, is_cancelled
 from rigging._sync import iterate_sync, run_sync
 from rigging.error import (
     InvalidGeneratorError,
-    InvalidMessageError,
     InvalidParamsError,
     MaxDepthError,
     MaxRoundsError,
     ResponseError,
     RiggingError,
     RiggingWarning,
-    UnregisteredGeneratorError,
 )
 from rigging.params import GenerateParams
 
@@ -72,58 +73,19 @@ ItemT = TypeVar("ItemT", bound=Item)  # what the user gets: a chat, or a complet
 ListT = TypeVar("ListT", bound=ItemList[Any])
 SelfT = TypeVar("SelfT", bound="Pipeline[Any, Any, Any, Any]")
 
-OnFailed: TypeAlias = Literal["raise", "skip", "include"]
-
-_NOTE: Final = "rigging: "
 _SHOWN: Final = 60  # characters of a text in a repr
 # Items in progress at once, where the caller does not say: enough to fill the calls of an
 # engine and the connections of a service. More would only cost memory.
 _WINDOW: Final = 256
 
-_depth: ContextVar[int] = ContextVar("rigging_then_depth", default=0)
 
-
-class Schedulable(Protocol):
+class Schedulable(Identifiable, Protocol):
     """A generator, as far as all pipelines need it."""
 
     @property
     def schedulers(self) -> Schedulers:
         """Where its requests wait for each other."""
         ...
-
-    def to_identifier(self, params: GenerateParams | None = None, *, short: bool = False) -> str:
-        """Return the generator's identifier, without its key."""
-        ...
-
-
-class Job(NamedTuple):
-    """One item of a run: what to send, with the parameters of the pipeline and its own."""
-
-    input: Any
-    params: GenerateParams
-
-
-@dataclass(frozen=True)
-class Catching:
-    """Which errors are a failed item, and what becomes of it."""
-
-    errors: tuple[type[BaseException], ...] = (RiggingError, ValidationError)
-    exclude: tuple[type[BaseException], ...] = ()
-    on_failed: OnFailed = "raise"
-
-    def __post_init__(self) -> None:
-        if self.on_failed not in {"raise", "skip", "include"}:
-            raise InvalidParamsError(
-                f"on_failed is 'raise', 'skip' or 'include', got {self.on_failed!r}"
-            )
-
-    def takes(self, error: BaseException) -> bool:
-        """Tell whether this error makes a failed item, and not a failed run."""
-        return (
-            self.on_failed != "raise"
-            and isinstance(error, self.errors)
-            and not isinstance(error, self.exclude)
-        )
 
 
 class Then(NamedTuple):
@@ -138,9 +100,6 @@ class Until(NamedTuple):
 
     callback: Callable[[Any], Any]
     max_rounds: int
-
-
-Request: TypeAlias = Callable[[Any, GenerateParams], Awaitable[Any]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -422,10 +381,10 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             )
         settings = self._settings(on_failed, window, checkpoint, progress=progress)
         async with contextlib.AsyncExitStack() as stack:
-            run = await _Run.entered(stack, self, settings, inputs)
+            run = await Run.entered(stack, self, settings, inputs)
             pool = Pool(
                 run.fit_and_run,
-                inputs if params is None else _paired(inputs, params),
+                inputs if params is None else paired(inputs, params),
                 window=settings.window,
                 ordered=ordered,
                 spared=run.answered,
@@ -464,7 +423,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 if not settings.catching.takes(error):
                     raise
                 return self._fallen(Job(self._held(), self.params), error, settings.catching)
-            run = _Run(pipeline, settings)
+            run = Run(pipeline, settings)
             item: ItemT | None = await run(Job(pipeline._input(), pipeline.params))
             return item
 
@@ -581,7 +540,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         """Return the generator's stream for one request."""
         raise NotImplementedError
 
-    async def _prepared(self, job: Job) -> tuple[Job, Sequence[Callable[[Any], Any]]]:
+    async def _prepared(self, job: Job) -> tuple[Job, Sequence[Post]]:
         """Return a job as it is sent, and what is to happen to its item."""
         return job, ()
 
@@ -595,7 +554,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         *,
         progress: bool = False,
         one: bool = False,
-    ) -> _Settings:
+    ) -> Settings:
         catching = replace(self.catching, on_failed=on_failed or self.catching.on_failed)
         if one and catching.on_failed == "skip":
             catching = replace(catching, on_failed="include")
@@ -606,7 +565,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             calls = (bound(self.generator, "max_calls") or 1) + 1
             window = max(_WINDOW, calls * (bound(self.generator, "batch_size") or 0))
         path = None if checkpoint is None else Path(checkpoint)
-        return _Settings(catching, window, path, progress)
+        return Settings(catching, window, path, progress)
 
     def _request(self) -> Request:
         """Return what sends one request, through the decorators of `wrap`."""
@@ -631,12 +590,12 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
     def _collect(self, items: list[ItemT]) -> ListT:
         return self._list_type(items)  # type: ignore[return-value]
 
-    async def _run(self, jobs: Sequence[Job], settings: _Settings) -> ListT:
+    async def _run(self, jobs: Sequence[Job], settings: Settings) -> ListT:
         return await self._mapped(await self._unmapped(jobs, settings))
 
-    async def _unmapped(self, jobs: Sequence[Job], settings: _Settings) -> ListT:
+    async def _unmapped(self, jobs: Sequence[Job], settings: Settings) -> ListT:
         async with contextlib.AsyncExitStack() as stack:
-            run = await _Run.entered(stack, self, settings, jobs)
+            run = await Run.entered(stack, self, settings, jobs)
             pool = Pool(run, jobs, window=settings.window, ordered=True, spared=run.answered)
             items = await stack.enter_async_context(pool)
             finished = [item async for item in items if item is not None]
@@ -658,7 +617,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
     async def _process(
         self,
         job: Job,
-        posts: Sequence[Callable[[Any], Any]],
+        posts: Sequence[Post],
         request: Request,
         name: str | None,
     ) -> ItemT:
@@ -683,7 +642,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 item = self._item(again, result, name, item)
         return item
 
-    async def _posted(self, item: ItemT, posts: Sequence[Callable[[Any], Any]]) -> ItemT:
+    async def _posted(self, item: ItemT, posts: Sequence[Post]) -> ItemT:
         for post in reversed(posts):
             made = await maybe_await(post(item))
             if not isinstance(made, type(item)):
@@ -709,14 +668,14 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 f"a callback of then() returns None, a {type(item).__name__} or a "
                 f"{type(self).__name__}, got {type(answer).__name__}"
             )
-        depth = _depth.get() + 1
+        depth = nesting.get() + 1
         if depth > then.max_depth:
             raise MaxDepthError(then.max_depth)
-        token = _depth.set(depth)
+        token = nesting.set(depth)
         try:
             followed: ItemT = await answer._nested(shown_by=self.watches)
         finally:
-            _depth.reset(token)
+            nesting.reset(token)
         return followed
 
     async def _nested(self, *, shown_by: Sequence[Callable[[Any], Any]]) -> ItemT:
@@ -762,156 +721,6 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                     )
 
 
-class _Settings(NamedTuple):
-    """How one run goes."""
-
-    catching: Catching
-    window: int
-    checkpoint: Path | None
-    progress: bool
-
-
-class _Run:
-    """One run of a pipeline: what takes a job to its item, and counts."""
-
-    def __init__(
-        self,
-        pipeline: Pipeline[Any, Any, Any, Any],
-        settings: _Settings,
-        checkpoint: Checkpoint | None = None,
-        bar: Progress | None = None,
-    ) -> None:
-        self.pipeline = pipeline
-        self._settings = settings
-        self._checkpoint = checkpoint
-        self._bar = bar
-        self._request = pipeline._request()
-        if checkpoint is not None:
-            self._request = self._noting(self._request)
-        #: Tasks that hold an answer, and still work on what becomes of it.
-        self.answered: set[asyncio.Task[Any]] = set()
-        self._name = generator_id(pipeline.generator)
-        self._params: GenerateParams | None = None
-        self._sender = b""
-        self._started = 0
-        self._finished = 0
-        self._failed = 0
-
-    @classmethod
-    async def entered(
-        cls,
-        stack: contextlib.AsyncExitStack,
-        pipeline: Pipeline[Any, Any, Any, Any],
-        settings: _Settings,
-        items: object,
-    ) -> _Run:
-        """Make a run, with the checkpoint and the bar that its settings ask for."""
-        checkpoint = bar = None
-        if settings.checkpoint is not None:
-            checkpoint = await stack.enter_async_context(Checkpoint(settings.checkpoint))
-        if settings.progress:
-            total = len(items) if isinstance(items, Sized) else None
-            bar = stack.enter_context(contextlib.closing(Progress(total, pipeline.label)))
-        return cls(pipeline, settings, checkpoint, bar)
-
-    def _noting(self, request: Request) -> Request:
-        async def noted(given: Any, params: GenerateParams) -> Any:
-            result = await request(given, params)
-            task = asyncio.current_task()
-            if task is not None:
-                self.answered.add(task)
-            return result
-
-        return noted
-
-    async def fit_and_run(self, given: Any) -> Any:
-        """Run an input that has not been looked at yet."""
-        pipeline = self.pipeline
-        try:
-            if isinstance(given, _Pair):
-                job = Job(pipeline._fit(given.input), pipeline.params.merge_with(given.params))
-            else:
-                job = Job(pipeline._fit(given), pipeline.params)
-        except (InvalidMessageError, InvalidParamsError) as error:
-            return self._fail(error, Job(pipeline._held(), pipeline.params), self._next_number())
-        return await self(job)
-
-    async def __call__(self, job: Job) -> Any:
-        number = self._next_number()
-        # A run that a callback starts is no deeper for that.
-        _depth.set(0)
-        try:
-            item = await self._attempt(job)
-        except (Exception, asyncio.CancelledError) as error:
-            if not isinstance(error, asyncio.CancelledError):
-                item = self._fail(error, job, number)
-            elif is_cancelled():
-                raise
-            else:
-                foreign = ResponseError("a callback ended an item by a CancelledError of its own")
-                foreign.__cause__ = error
-                item = self._fail(foreign, job, number)
-        else:
-            self._finished += 1
-        finally:
-            if self.answered:
-                self.answered.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
-        if self._bar is not None:
-            self._bar.add(item)
-        if item is not None and self.pipeline.watches:
-            await self.pipeline._shown(item)
-        return item
-
-    async def _attempt(self, job: Job) -> Any:
-        pipeline = self.pipeline
-        job, posts = await pipeline._prepared(job) if pipeline._prepares else (job, ())
-        if self._checkpoint is None:
-            return await pipeline._process(job, posts, self._request, self._name)
-        if job.params is not self._params:  # most items share those of the pipeline
-            self._params = job.params
-            self._sender = self._checkpoint.sender(
-                type(pipeline).__name__,
-                # A class without a name still tells its items from another's.
-                self._name or f"{type(pipeline.generator).__module__}.{pipeline.generator!r}",
-                job.params.model_dump(mode="json", exclude_none=True, fallback=repr),
-            )
-        digest, result = await self._checkpoint.find(self._sender, pipeline._sent(job.input))
-        if result is not None:
-            return pipeline._load(result, self._name)
-        item = await pipeline._process(job, posts, self._request, self._name)
-        if not item.failed:
-            # What JSON has no form for is better kept as its repr than paid for again.
-            await self._checkpoint.save(digest, item.model_dump_json(fallback=repr))
-        return item
-
-    def _next_number(self) -> int:
-        number = self._started
-        self._started += 1
-        return number
-
-    def _fail(self, error: Exception, job: Job, number: int) -> Any:
-        catching = self._settings.catching
-        if not catching.takes(error):
-            self._note(error, number)
-            raise error
-        self._failed += 1
-        return self.pipeline._fallen(job, error, catching, self._name)
-
-    def _note(self, error: Exception, number: int) -> None:
-        if any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
-            return  # an error may come to several items, or be raised again
-        label = f" of {self.pipeline.label!r}" if self.pipeline.label else ""
-        kept = (
-            f"finished ones are kept in {self._settings.checkpoint}"
-            if self._settings.checkpoint
-            else "a batch keeps finished ones with checkpoint=PATH"
-        )
-        error.add_note(
-            f"{_NOTE}item {number}{label} failed; {self._finished} finished, "
-            f"{self._failed} failed before it, {self._started} started; {kept}"
-        )
-
-
 def _generator_of(given: Any) -> Any:
     if isinstance(given, str):
         return build(given)
@@ -922,14 +731,6 @@ def _generator_of(given: Any) -> Any:
     return given
 
 
-def generator_id(generator: Schedulable) -> str | None:
-    """Return a generator's identifier; None if it has none that could be written."""
-    try:
-        return generator.to_identifier()
-    except (UnregisteredGeneratorError, InvalidGeneratorError):
-        return None
-
-
 async def maybe_await(value: Any) -> Any:
     """Return what a callback returned, plain or as a coroutine."""
     return await value if inspect.isawaitable(value) else value
@@ -938,33 +739,6 @@ async def maybe_await(value: Any) -> Any:
 def shortened(text: str) -> str:
     """Return the beginning of a text, fit for a repr."""
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-class _Pair(NamedTuple):
-    """An input with params of its own."""
-
-    input: Any
-    params: GenerateParams
-
-
-def _paired(
-    inputs: Iterable[Any] | AsyncIterable[Any], params: Iterable[GenerateParams]
-) -> Iterable[_Pair] | AsyncIterable[_Pair]:
-    if isinstance(inputs, AsyncIterable):
-        return _paired_async(inputs, params)
-    return map(_Pair, inputs, params)
-
-
-async def _paired_async(
-    inputs: AsyncIterable[Any], params: Iterable[GenerateParams]
-) -> AsyncGenerator[_Pair, None]:
-    others = iter(params)
-    async for one in inputs:
-        for own in others:
-            yield _Pair(one, own)
-            break
-        else:
-            return
 
 
 def _params_list(params: Sequence[GenerateParams] | None) -> list[GenerateParams] | None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeA
 from pydantic import Field
 
 from rigging._item import Item, ItemList, summed
-from rigging._pipeline import Job, Pipeline, Schedulable, maybe_await, shortened
+from rigging._pipeline import Pipeline, Schedulable, maybe_await, shortened
+from rigging._run import Job, Post
 from rigging._template import applied_to_message
 from rigging.error import InvalidMessageError, InvalidParamsError
 from rigging.message import Message, MessageLike
@@ -298,8 +299,8 @@ class ChatPipeline(
     def _prepares(self) -> bool:
         return bool(self.transforms)
 
-    async def _prepared(self, job: Job) -> tuple[Job, Sequence[Callable[[Any], Any]]]:
-        posts: list[Callable[[Any], Any]] = []
+    async def _prepared(self, job: Job) -> tuple[Job, Sequence[Post]]:
+        posts: list[Post] = []
         for callback in self.transforms:
             answer = await maybe_await(callback(list(job.input), job.params))
             if not isinstance(answer, tuple) or len(answer) not in {2, 3}:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from rigging._item import Item, ItemList, summed
-from rigging._pipeline import Job, Pipeline, Schedulable, shortened
+from rigging._pipeline import Pipeline, Schedulable, shortened
 from rigging._template import applied
 from rigging.error import InvalidMessageError
 from rigging.result import GeneratedText
@@ -15,6 +15,7 @@ from rigging.result import GeneratedText
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from rigging._run import Job
     from rigging._scheduler import Scheduler
     from rigging.params import GenerateParams
 
