@@ -355,7 +355,13 @@ def test_until_that_is_never_content_is_stopped() -> None:
         scripted.chat("Hi").until(lambda chat: calls.append(1) or True, max_rounds=2).run_sync()
 
     assert caught.value.max_rounds == 2
+    assert isinstance(caught.value.item, rg.Chat)
     assert (len(scripted.calls), len(calls)) == (3, 3)
+    chat = (
+        scripted.chat("Hi").until(lambda chat: "More!", max_rounds=1).run_sync(on_failed="include")
+    )
+    assert chat.failed
+    assert [message.text for message in chat.generated] == ["d", "More!", "e"]
 
 
 # -- wrap --------------------------------------------------------------------------------

@@ -636,7 +636,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 if answer is None or answer is False:
                     break
                 if round_ == until.max_rounds:
-                    raise MaxRoundsError(until.max_rounds)
+                    raise MaxRoundsError(until.max_rounds, item)
                 again = job._replace(input=self._next_input(item, answer))
                 result = await request(again.input, again.params)
                 item = self._item(again, result, name, item)
@@ -701,6 +701,8 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             return None
         # What is kept must not hold on to the local variables of an engine.
         traceback.clear_frames(error.__traceback__)
+        if isinstance(error, MaxRoundsError) and isinstance(error.item, Item):
+            return error.item.model_copy(update={"error": error})  # type: ignore[return-value]
         return self._failed(job, error, name)
 
     async def _shown(

@@ -178,14 +178,16 @@ class MaxRoundsError(RiggingError, RuntimeError):
 
     Attributes:
         max_rounds: How many rounds were allowed.
+        item: The chat or completion of the last round; what was paid for is not lost.
     """
 
-    def __init__(self, max_rounds: int) -> None:
+    def __init__(self, max_rounds: int, item: object = None) -> None:
         super().__init__(
             f"`until` was not content after {max_rounds} rounds: allow more with max_rounds=…, "
             f"or take failed items with on_failed='include'"
         )
         self.max_rounds = max_rounds
+        self.item = item
 
 
 class MaxDepthError(RiggingError, RecursionError):
