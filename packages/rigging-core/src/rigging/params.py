@@ -112,14 +112,16 @@ class GenerateParams(Model):
                     values["extra"].update(value)
                 elif value is not None:
                     values[name] = value
+        # Their own containers, but not all the way down: tools may be large, and this
+        # happens once per request.
         for name in _CONTAINERS:
             if values[name]:
-                values[name] = copy.deepcopy(values[name])
+                values[name] = copy.copy(values[name])
         # Each value was validated when its own object was made.
         return GenerateParams.model_construct(**values)
 
     def unshared(self) -> GenerateParams:
-        """Return parameters that nobody else can change: themselves, if nothing in them can."""
+        """Return parameters with containers of their own: themselves, if they hold none."""
         return self.merge_with() if any(getattr(self, name) for name in _CONTAINERS) else self
 
     @field_serializer("extra")
