@@ -257,6 +257,16 @@ def test_a_pipeline_of_another_generator_keeps_its_own_callbacks() -> None:
     assert seen == ["inner", "outer"]
 
 
+def test_a_nested_failure_keeps_its_last_round_as_any_failure_does() -> None:
+    inner = ScriptedGenerator(["a", "b"]).chat("z").catch(on_failed="include")
+    inner = inner.until(lambda chat: "More!", max_rounds=1)
+
+    chat = EchoGenerator(model="x").chat("Hi").then(lambda chat: inner).run_sync()
+
+    assert chat.failed
+    assert [message.text for message in chat.generated] == ["a", "More!", "b"]
+
+
 def test_a_chat_that_goes_on_is_shown_once() -> None:
     seen: list[int] = []
     pipeline = EchoGenerator(model="x").chat("Hi").watch(lambda chat: seen.append(len(chat)))

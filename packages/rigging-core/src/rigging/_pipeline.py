@@ -688,7 +688,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         except Exception as error:
             if not self.catching.takes(error):
                 raise
-            item = self._failed(job, error, name)
+            item = self._kept(job, error, name)
         item = await self._only(self._collect([item]))
         await self._shown(item, [one for one in self.watches if one not in shown_by])
         return item
@@ -697,8 +697,10 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         self, job: Job, error: BaseException, catching: Catching, name: str | None = None
     ) -> ItemT | None:
         """Return what a run gives for a failed item: None if it is skipped."""
-        if catching.on_failed == "skip":
-            return None
+        return None if catching.on_failed == "skip" else self._kept(job, error, name)
+
+    def _kept(self, job: Job, error: BaseException, name: str | None) -> ItemT:
+        """Return the item that stands for a failure among the results."""
         # What is kept must not hold on to the local variables of an engine.
         traceback.clear_frames(error.__traceback__)
         if isinstance(error, MaxRoundsError) and isinstance(error.item, Item):
