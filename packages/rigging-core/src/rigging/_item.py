@@ -35,9 +35,10 @@ def _error_of_text(value: object) -> object:
 
 
 def _text_of_error(error: BaseException | None) -> str | None:
-    # One that came out of JSON has its name in its text already.
-    if error is None or type(error) is RiggingError:
-        return None if error is None else str(error)
+    if error is None:
+        return None
+    if type(error) is RiggingError:  # out of JSON: its text has its name already
+        return str(error)
     return f"{type(error).__name__}: {error}"
 
 

@@ -94,7 +94,8 @@ class Pool(Generic[ItemT, OutT]):
 
     async def __anext__(self) -> OutT:
         while True:
-            for result in self._results:
+            result = self._results.take()
+            if result is not _END:
                 self._room.set()
                 return result
             if self._failure is not None:
@@ -160,7 +161,7 @@ class _Items(Generic[ItemT]):
 
 
 class _Results(Generic[OutT]):
-    """Results that wait to be fetched; iterating takes them."""
+    """Results that wait to be fetched."""
 
     @property
     def waiting(self) -> int:
@@ -169,7 +170,8 @@ class _Results(Generic[OutT]):
     def put(self, index: int, result: OutT) -> None:
         raise NotImplementedError
 
-    def __iter__(self) -> Iterator[OutT]:
+    def take(self) -> OutT:
+        """Take the result that is next; `_END` where none is ready."""
         raise NotImplementedError
 
 
@@ -184,9 +186,9 @@ class _AsTheyCome(_Results[OutT]):
     def put(self, index: int, result: OutT) -> None:  # noqa: ARG002 (only order needs it)
         self._results.append(result)
 
-    def __iter__(self) -> Iterator[OutT]:
-        while self._results:
-            yield self._results.popleft()
+    def take(self) -> OutT:
+        result: OutT = self._results.popleft() if self._results else _END
+        return result
 
 
 class _InOrder(_Results[OutT]):
@@ -201,8 +203,8 @@ class _InOrder(_Results[OutT]):
     def put(self, index: int, result: OutT) -> None:
         self._results[index] = result
 
-    def __iter__(self) -> Iterator[OutT]:
-        while self._next in self._results:
-            result = self._results.pop(self._next)
+    def take(self) -> OutT:
+        result: OutT = self._results.pop(self._next, _END)
+        if result is not _END:
             self._next += 1
-            yield result
+        return result

@@ -300,11 +300,8 @@ class Schedulers:
         scheduler.max_calls = bound(generator, "max_calls")
         return scheduler
 
-    def __copy__(self) -> Schedulers:
-        return Schedulers()  # a copied generator shares nothing that can change
-
     def __deepcopy__(self, memo: object) -> Schedulers:
-        return Schedulers()
+        return Schedulers()  # a copied generator shares nothing that can change
 
 
 def is_cancelled() -> bool:

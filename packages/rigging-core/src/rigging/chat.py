@@ -271,8 +271,9 @@ class ChatPipeline(
         ]
 
     def _summary(self) -> str:
-        last = repr(shortened(self.messages[-1].text)) if self.messages else "no messages"
-        return f"{len(self.messages)} messages, {last}" if self.messages else last
+        if not self.messages:
+            return "no messages"
+        return f"{len(self.messages)} messages, {shortened(self.messages[-1].text)!r}"
 
     def _held(self) -> tuple[Message, ...]:
         return self.messages
