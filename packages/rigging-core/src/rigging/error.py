@@ -417,4 +417,6 @@ def _rebuild(
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(attributes)
+    if "__notes__" in attributes:
+        error.__notes__ = [*error.__notes__]  # a copy takes notes of its own
     return error

@@ -1,0 +1,259 @@
+"""How many requests an endpoint gets, how closely they follow, and which go again.
+
+A remote provider keeps one `Limiter` per generator, and hands each request over as a
+function that makes one attempt:
+
+    result = await limiter.run(attempt, Limits(max_connections=10), endpoint=(base, model))
+
+- At most ``max_connections`` attempts are in flight, and ``min_delay_s`` lies between the
+  starts of any two, whichever endpoint they go to and whoever calls.
+- An attempt that ends in a `GenerationError` that is ``retryable`` is made again, up to
+  ``max_retries`` times. While a request waits for that, it holds no place.
+- An endpoint that refuses (`RateLimitError`) gets less: once per burst of refusals the
+  connections in force are halved, or, where requests already started at a pace, that is
+  lowered. Both grow again with successes, while they are what holds requests back.
+- ``retry_after`` keeps all requests from that endpoint for as long, and a little longer.
+- An endpoint that stays dead is given up: when a request has used up its retries and no
+  other one succeeded meanwhile, all that wait fail at once, and for half a minute all that
+  come. The same goes for an endpoint that wants to be left alone for more than ten minutes.
+
+With ``max_retries=0`` only the first of these holds: the rest is the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+from rigging._endpoint import Endpoint, a_little_more
+from rigging._slots import Slots
+from rigging.error import GenerationError
+
+__all__ = ["Left", "Limiter", "Limits"]
+
+ResultT = TypeVar("ResultT")
+
+Left: TypeAlias = Callable[[], None]
+"""What an attempt calls, from any thread, when its request has left; its end counts if not."""
+
+_FIRST_WAIT_S: Final = 0.5  # before the first retry; doubled with each
+_LONGEST_WAIT_S: Final = 30.0  # between retries that the endpoint set no time for
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a generator's owner allows.
+
+    Attributes:
+        max_connections: The most requests in flight at once; 0 is no limit.
+        min_delay_s: Seconds between the starts of two requests.
+        max_retries: How often a request is made again after a failure that may pass.
+    """
+
+    max_connections: int = 10
+    min_delay_s: float = 0.0
+    max_retries: int = 5
+
+
+class Limiter:
+    """The limits of one generator, on any event loop.
+
+    State is per event loop, as asyncio's own primitives are: a generator that is used in
+    two `asyncio.run` calls, or in two threads, has its limits in each.
+
+    Example:
+        >>> async def attempt(left: Left) -> str:
+        ...     left()  # where the request goes out
+        ...     return "answer"
+        >>> asyncio.run(Limiter().run(attempt, Limits(), endpoint="https://example.org"))
+        'answer'
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = WeakKeyDictionary()
+
+    async def run(
+        self,
+        attempt: Callable[[Left], Awaitable[ResultT]],
+        limits: Limits,
+        *,
+        endpoint: Hashable,
+    ) -> ResultT:
+        """Make a request when it is its turn, and again while that may help.
+
+        Args:
+            attempt: Makes the request once; gets what to call when it has left.
+            limits: What holds now; it may differ from call to call.
+            endpoint: Where the request goes and what for, such as address and model: what
+                is refused together.
+
+        Returns:
+            What the attempt returned.
+
+        Raises:
+            GenerationError: The last attempt's, or a copy of the one for which the endpoint
+                was given up, with a note.
+        """
+        request = _Request(self._gate(), limits, endpoint)
+        while True:
+            try:
+                async with request.turn() as left:
+                    return await attempt(left)
+            except GenerationError as error:
+                await request.wait_after(error)
+
+    async def stream(
+        self,
+        attempt: Callable[[Left], AsyncGenerator[ResultT, None]],
+        limits: Limits,
+        *,
+        endpoint: Hashable,
+    ) -> AsyncGenerator[ResultT, None]:
+        """Make a request whose answer comes in pieces. It is in flight until the last one.
+
+        Args:
+            attempt: Makes the request once; gets what to call when it has left.
+            limits: What holds now.
+            endpoint: As in `run`.
+
+        Yields:
+            What the attempt yields.
+
+        Raises:
+            GenerationError: As `run`; after the first piece nothing is attempted again.
+        """
+        request = _Request(self._gate(), limits, endpoint)
+        begun = False
+        while True:
+            try:
+                async with request.turn() as left, contextlib.aclosing(attempt(left)) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        yield piece
+            except GenerationError as error:
+                if begun:
+                    raise
+                await request.wait_after(error)
+            else:
+                return
+
+    def _gate(self) -> _Gate:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            gate = self._by_loop.get(loop)
+            if gate is None:
+                gate = self._by_loop[loop] = _Gate()
+            return gate
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Limiter:
+        return Limiter()  # a copied generator shares nothing that can change
+
+
+class _Gate:
+    """What all requests of a limiter share on one event loop."""
+
+    def __init__(self) -> None:
+        self.connections = Slots(None)
+        # No lock of asyncio's: it refers to the loop, which then would never be let go.
+        self._departure = Slots(1)
+        self._left_at = -math.inf
+        self._endpoints: dict[Hashable, Endpoint] = {}
+
+    def endpoint(self, key: Hashable) -> Endpoint:
+        if key not in self._endpoints:
+            self._endpoints[key] = Endpoint()
+        return self._endpoints[key]
+
+    async def depart(self, min_delay_s: float) -> Left:
+        """Wait until the last departure is so long ago; one departs at a time.
+
+        Returns:
+            What to call when the request has left.
+        """
+        if not min_delay_s:
+            return _nothing
+        loop = asyncio.get_running_loop()
+        await self._departure.take()
+        try:
+            await asyncio.sleep(self._left_at + min_delay_s - loop.time())
+        except BaseException:
+            self._departure.free()
+            raise
+        gone = threading.Event()
+
+        def left() -> None:
+            if not gone.is_set():
+                gone.set()
+                self._left_at = loop.time()
+                loop.call_soon_threadsafe(self._departure.free)
+
+        return left
+
+
+class _Request:
+    """One request and its attempts."""
+
+    def __init__(self, gate: _Gate, limits: Limits, endpoint: Hashable) -> None:
+        self._gate = gate
+        self._limits = limits
+        self._endpoint = gate.endpoint(endpoint)
+        self._retries = 0
+        self._began_at = math.inf
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[Left]:
+        """Wait for the turn of one attempt; what comes of the block is counted."""
+        gate, endpoint, limits = self._gate, self._endpoint, self._limits
+        gate.connections.limit = limits.max_connections or None
+        endpoint.set_ceiling(limits.max_connections or None)
+        burst = await endpoint.enter(again=self._retries > 0)
+        try:
+            await gate.connections.take()
+            try:
+                left = await gate.depart(limits.min_delay_s)
+                self._began_at = min(self._began_at, asyncio.get_running_loop().time())
+                try:
+                    yield left
+                except GenerationError as error:
+                    if limits.max_retries and error.retryable:
+                        endpoint.failed(burst, error)
+                    raise
+                finally:
+                    left()
+                endpoint.succeeded(burst)
+            finally:
+                gate.connections.free()
+        finally:
+            endpoint.leave()
+
+    async def wait_after(self, error: GenerationError) -> None:
+        """Wait until the next attempt.
+
+        Raises:
+            GenerationError: The error itself, if there is to be none.
+        """
+        if not error.retryable or not self._limits.max_retries or self._endpoint.is_given_up:
+            raise error
+        if self._retries == self._limits.max_retries:
+            if self._endpoint.succeeded_at < self._began_at:
+                self._endpoint.give_up(error)
+            raise error
+        if error.retry_after is not None:
+            wait_s = a_little_more(error.retry_after)
+        else:
+            longest_s = min(_FIRST_WAIT_S * 2**self._retries, _LONGEST_WAIT_S)
+            wait_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311 (no secret)
+        self._retries += 1
+        await asyncio.sleep(wait_s)
+
+
+def _nothing() -> None:
+    """No delay is set, so nobody waits for the departure."""

@@ -1,0 +1,591 @@
+"""The limiter: bounds that hold, retries that wait, endpoints that refuse and die.
+
+On a clock that runs by itself, so the times are exact and nothing is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import itertools
+import logging
+import threading
+import weakref
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rigging._slots import Slots
+from rigging.error import (
+    BadRequestError,
+    GenerationError,
+    ProviderServerError,
+    RateLimitError,
+)
+from rigging.limits import Left, Limiter, Limits
+from tests.support import virtual_time
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass
+class Server:
+    """Answers after a while, and says no as it is told to.
+
+    Attributes:
+        replies: What to answer with in turn; None is a success, and the usual answer.
+        answer_s: How long an answer takes.
+    """
+
+    replies: list[GenerationError | None] = field(default_factory=list)
+    answer_s: float = 0.1
+    starts: list[float] = field(default_factory=list)
+    peak: int = 0
+    _in_flight: int = 0
+
+    async def answer(self, left: Left) -> str:
+        left()
+        self.starts.append(now())
+        self._in_flight += 1
+        self.peak = max(self.peak, self._in_flight)
+        try:
+            reply = self.replies.pop(0) if self.replies else None
+            await asyncio.sleep(self.answer_s)
+        finally:
+            self._in_flight -= 1
+        if reply is not None:
+            raise reply
+        return "answer"
+
+
+async def ask(
+    server: Server, limits: Limits, count: int, limiter: Limiter | None = None
+) -> list[str | BaseException]:
+    limiter = limiter or Limiter()
+    asked = (limiter.run(server.answer, limits, endpoint="x") for _ in range(count))
+    return await asyncio.gather(*asked, return_exceptions=True)
+
+
+def gaps(times: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+# -- Bounds ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("most", "peak"), [(1, 1), (4, 4), (0, 20)])
+def test_no_more_are_in_flight_than_allowed(most: int, peak: int) -> None:
+    server = Server()
+    assert virtual_time.run(ask(server, Limits(max_connections=most), 20)) == ["answer"] * 20
+    assert server.peak == peak
+
+
+def test_endpoints_share_the_bound_and_the_delay() -> None:
+    server, limiter = Server(), Limiter()
+    limits = Limits(max_connections=3, min_delay_s=0.02)
+
+    async def main() -> None:
+        await asyncio.gather(
+            *(limiter.run(server.answer, limits, endpoint=n % 4) for n in range(12))
+        )
+
+    virtual_time.run(main())
+    assert server.peak == 3
+    assert min(gaps(server.starts)) >= 0.02 - 1e-9
+
+
+@given(
+    count=st.integers(1, 30),
+    most=st.integers(0, 5),
+    delay_s=st.sampled_from([0.0, 0.01, 0.5]),
+    answer_s=st.sampled_from([0.0, 0.1, 3.0]),
+)
+def test_bounds_hold_and_everything_is_answered(
+    count: int, most: int, delay_s: float, answer_s: float
+) -> None:
+    server = Server(answer_s=answer_s)
+    results = virtual_time.run(ask(server, Limits(most, delay_s), count))
+    assert results == ["answer"] * count
+    assert server.peak <= (most or count)
+    assert all(gap >= delay_s - 1e-9 for gap in gaps(server.starts))
+
+
+def test_the_delay_counts_from_when_a_request_has_left() -> None:
+    starts: list[float] = []
+
+    async def slow_to_leave(left: Left) -> None:
+        starts.append(now())
+        await asyncio.sleep(1.0)
+        threading.Thread(target=left).start()
+        await asyncio.sleep(5.0)
+
+    async def main() -> None:
+        limiter, limits = Limiter(), Limits(min_delay_s=0.5)
+        await asyncio.gather(*(limiter.run(slow_to_leave, limits, endpoint="x") for _ in "abc"))
+
+    virtual_time.run(main())
+    assert all(gap >= 1.5 for gap in gaps(starts))
+    assert starts[-1] < 5.0, "nobody waits for the answer"
+
+
+def test_a_bound_can_be_raised_while_requests_wait() -> None:
+    server, limiter = Server(answer_s=1.0), Limiter()
+
+    async def main() -> None:
+        narrow = asyncio.create_task(ask(server, Limits(1), 4, limiter))
+        await asyncio.sleep(0.5)
+        await ask(server, Limits(4), 1, limiter)
+        await narrow
+
+    virtual_time.run(main())
+    assert server.peak == 4
+
+
+@pytest.mark.parametrize("waits_s", [0.0, 0.05, 0.5, 1.5], ids=lambda s: f"after-{s}")
+def test_callers_that_are_cancelled_leave_no_place_taken(waits_s: float) -> None:
+    server, limiter = Server([RateLimitError("no")], answer_s=0.4), Limiter()
+    limits = Limits(max_connections=2, min_delay_s=0.1)
+
+    async def main() -> list[str | BaseException]:
+        tasks = [asyncio.create_task(ask(server, limits, 1, limiter)) for _ in range(6)]
+        await asyncio.sleep(waits_s)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return await ask(server, limits, 6, limiter)
+
+    assert virtual_time.run(main()) == ["answer"] * 6
+
+
+def test_a_place_that_comes_with_the_cancellation_is_handed_on() -> None:
+    async def main() -> tuple[int, bool]:
+        places = Slots(1)
+        await places.take()
+        second, third = (asyncio.create_task(places.take()) for _ in range(2))
+        await asyncio.sleep(0)
+        places.free()  # to the second, who cannot know it yet
+        second.cancel()
+        await asyncio.wait([second, third])
+        return places.in_flight, third.cancelled()
+
+    assert virtual_time.run(main()) == (1, False)
+
+
+def test_each_loop_has_its_own_state_which_goes_with_it() -> None:
+    limiter, loops = Limiter(), []
+
+    async def main() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await ask(Server(), Limits(1, 0.01), 5, limiter)
+
+    for _ in range(3):
+        virtual_time.run(main())
+    gc.collect()
+    assert [loop() for loop in loops] == [None] * 3
+
+
+def test_a_copy_shares_no_state() -> None:
+    server, limiter = Server(), Limiter()
+
+    async def main() -> None:
+        await asyncio.gather(
+            ask(server, Limits(1), 2, limiter), ask(server, Limits(1), 2, copy.deepcopy(limiter))
+        )
+
+    virtual_time.run(main())
+    assert server.peak == 2
+
+
+# -- Retries -----------------------------------------------------------------------------
+
+
+def test_a_failure_that_may_pass_is_tried_again() -> None:
+    server = Server([ProviderServerError("once"), RateLimitError("twice"), None])
+    assert virtual_time.run(ask(server, Limits(), 1)) == ["answer"]
+    assert len(server.starts) == 3
+
+
+def test_another_failure_is_not() -> None:
+    failure = BadRequestError("no")
+    server = Server([failure])
+    assert virtual_time.run(ask(server, Limits(), 1)) == [failure]
+    assert len(server.starts) == 1
+
+
+def test_an_error_that_is_no_generation_error_passes_through() -> None:
+    async def broken(left: Left) -> None:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError, match="bug"):
+        virtual_time.run(Limiter().run(broken, Limits(), endpoint="x"))
+
+
+@pytest.mark.parametrize("retries", [0, 1, 5])
+def test_after_max_retries_the_last_error_is_the_result(retries: int) -> None:
+    failures = [ProviderServerError(f"number {n}") for n in range(10)]
+    server = Server(list(failures))
+    assert virtual_time.run(ask(server, Limits(max_retries=retries), 1)) == [failures[retries]]
+    assert len(server.starts) == retries + 1
+
+
+def test_waits_grow_and_vary() -> None:
+    def waits() -> list[float]:
+        server = Server([ProviderServerError("no")] * 5, answer_s=0.0)
+        virtual_time.run(ask(server, Limits(), 1))
+        return gaps(server.starts)
+
+    first, second = waits(), waits()
+    for wait_s, longest_s in zip(first, [0.5, 1, 2, 4, 8], strict=True):
+        assert longest_s / 2 <= wait_s <= longest_s
+    assert first != second
+
+
+def test_a_request_that_waits_for_its_retry_holds_no_place() -> None:
+    server = Server([ProviderServerError("once")], answer_s=0.01)
+
+    async def main() -> float:
+        limiter = Limiter()
+        slow = asyncio.create_task(ask(server, Limits(1), 1, limiter))
+        await asyncio.sleep(0)
+        await ask(server, Limits(1), 10, limiter)
+        others_done = now()
+        await slow
+        return others_done
+
+    assert virtual_time.run(main()) < 0.25, "the first retry is 0.25 s away at least"
+
+
+def test_retry_after_keeps_everybody_away_for_as_long_and_a_little_longer() -> None:
+    server = Server([RateLimitError("no", retry_after=7.0)], answer_s=0.1)
+
+    async def main() -> list[str | BaseException]:
+        limiter = Limiter()
+        early = asyncio.create_task(ask(server, Limits(1), 3, limiter))
+        await asyncio.sleep(3.0)
+        late = await ask(server, Limits(1), 2, limiter)
+        return [*await early, *late]
+
+    assert virtual_time.run(main()) == ["answer"] * 5
+    first, *others = server.starts
+    assert first == 0.0
+    assert all(start > 7.1 for start in others)
+    assert others[0] < 8.0
+
+
+def test_an_unavailable_server_may_ask_for_a_pause_too() -> None:
+    server = Server([ProviderServerError("busy", status=503, retry_after=5.0)], answer_s=0.0)
+    virtual_time.run(ask(server, Limits(1), 2))
+    assert all(start > 5.0 for start in server.starts[1:])
+
+
+def test_without_retries_the_limiter_learns_nothing() -> None:
+    refusal = RateLimitError("no", retry_after=60.0)
+    server = Server([refusal] * 10)
+    results = virtual_time.run(ask(server, Limits(max_connections=5, max_retries=0), 20))
+    assert results == [refusal] * 10 + ["answer"] * 10
+    assert server.starts[-1] == pytest.approx(0.3)
+
+
+# -- What the endpoint refuses -----------------------------------------------------------
+
+
+@dataclass
+class Full(Server):
+    """Refuses who comes when so many are there already."""
+
+    room: int = 4
+    refused: int = 0
+
+    async def answer(self, left: Left) -> str:
+        if self._in_flight >= self.room:
+            self.refused += 1
+            raise RateLimitError("too many at once")
+        return await Server.answer(self, left)
+
+
+@dataclass
+class Bucket(Server):
+    """Gives each request a token, of which so many flow in per second, up to ``burst``.
+
+    Attributes:
+        tells: Says in whole seconds how long to stay away.
+    """
+
+    rate: float = 50.0
+    burst: int = 10
+    tells: bool = True
+    refused: int = 0
+    ended_at: float = 0.0
+    _tokens: float = 10.0
+    _filled_at: float = 0.0
+
+    async def answer(self, left: Left) -> str:
+        self._tokens = min(self.burst, self._tokens + self.rate * (now() - self._filled_at))
+        self._filled_at = now()
+        if self._tokens < 1:
+            self.refused += 1
+            await asyncio.sleep(0.001)
+            raise RateLimitError("slow down", retry_after=1.0 if self.tells else None)
+        self._tokens -= 1
+        said = await Server.answer(self, left)
+        self.ended_at = now()
+        return said
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["with-retry-after", "without"])
+@pytest.mark.parametrize("answer_s", [0.005, 0.02, 0.1])
+def test_a_rate_limit_is_found_and_kept(answer_s: float, tells: bool) -> None:
+    server = Bucket(answer_s=answer_s, tells=tells)
+    assert virtual_time.run(ask(server, Limits(), 1_000)) == ["answer"] * 1_000
+    ideal_s = (1_000 - server.burst) / server.rate
+    # With whole seconds for a limiter of 50 a second, most of each pause is for nothing.
+    assert server.ended_at < ideal_s * (1.35 if tells else 1.15)
+    assert server.refused < 100
+
+
+def test_a_bound_on_connections_is_found_and_kept() -> None:
+    server = Full(answer_s=1.0)
+    assert virtual_time.run(ask(server, Limits(max_connections=32), 400)) == ["answer"] * 400
+    assert server.refused < 80
+    assert server.starts[-1] < 1.4 * 400 / server.room
+
+
+def test_connections_are_halved_once_per_burst() -> None:
+    burst = [RateLimitError("no")] * 8
+    server, limiter = Server(burst, answer_s=1.0), Limiter()
+
+    async def main() -> int:
+        await ask(server, Limits(max_connections=8), 8, limiter)
+        server.peak = 0
+        await ask(server, Limits(max_connections=8), 5, limiter)
+        return server.peak
+
+    assert virtual_time.run(main()) == 4
+
+
+def test_connections_come_back_but_never_above_the_bound() -> None:
+    server, limiter = Server([RateLimitError("no")] * 8, answer_s=1.0), Limiter()
+
+    async def main() -> int:
+        await ask(server, Limits(max_connections=8), 300, limiter)
+        server.peak = 0
+        await ask(server, Limits(max_connections=8), 100, limiter)
+        return server.peak
+
+    assert virtual_time.run(main()) == 8
+
+
+def test_where_there_is_no_bound_half_of_what_was_in_flight_is_left() -> None:
+    server, limiter = Server([RateLimitError("no")] * 20, answer_s=1.0), Limiter()
+
+    async def main() -> int:
+        await ask(server, Limits(max_connections=0), 20, limiter)
+        server.peak = 0
+        await ask(server, Limits(max_connections=0), 12, limiter)
+        return server.peak
+
+    assert virtual_time.run(main()) == 10
+
+
+def test_an_endpoint_that_refuses_does_not_slow_another_down() -> None:
+    refuses = Server([RateLimitError("no", retry_after=60.0)], answer_s=0.1)
+    answers, limiter = Server(answer_s=0.1), Limiter()
+
+    async def main() -> float:
+        first = asyncio.create_task(ask(refuses, Limits(2), 4, limiter))
+        await asyncio.sleep(1.0)
+        asked = (limiter.run(answers.answer, Limits(2), endpoint="y") for _ in range(4))
+        await asyncio.gather(*asked)
+        done = now()
+        await first
+        return done
+
+    assert virtual_time.run(main()) < 2.0
+
+
+def test_what_is_learned_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rigging.limits")
+    server = Server([RateLimitError("slow down")], answer_s=1.0)
+    virtual_time.run(ask(server, Limits(max_connections=4), 4))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("slow down: 2 connections and ")
+
+
+# -- An endpoint that is dead ------------------------------------------------------------
+
+
+def dead(retry_after: float | None = None) -> list[GenerationError | None]:
+    return [ProviderServerError("down", status=503, retry_after=retry_after) for _ in range(9_999)]
+
+
+def test_a_dead_endpoint_is_given_up_in_bounded_time(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(dead(), answer_s=0.1)
+
+    async def main() -> tuple[list[str | BaseException], float]:
+        results = await ask(server, Limits(), 5_000)
+        return results, now()
+
+    results, took_s = virtual_time.run(main())
+    assert {type(result) for result in results} == {ProviderServerError}
+    assert took_s < 60
+    assert len(server.starts) < 3_000, "most of them were never sent"
+    assert "gave up for 30 s: down" in caplog.text
+
+
+def test_a_request_that_is_not_sent_says_so_and_why() -> None:
+    server = Server(dead(), answer_s=0.1)
+
+    async def main() -> BaseException:
+        limiter = Limiter()
+        (first,) = await ask(server, Limits(max_retries=1), 1, limiter)
+        assert isinstance(first, ProviderServerError)
+        assert not hasattr(first, "__notes__")
+        sent = len(server.starts)
+        (second,) = await ask(server, Limits(max_retries=1), 1, limiter)
+        assert len(server.starts) == sent
+        assert isinstance(second, BaseException)
+        assert second.__cause__ is first
+        return second
+
+    error = virtual_time.run(main())
+    assert isinstance(error, ProviderServerError)
+    assert error.status == 503
+    assert "was not sent" in error.__notes__[0]
+
+
+def test_an_endpoint_that_comes_back_is_used_again() -> None:
+    server, limiter = Server(dead(), answer_s=0.1), Limiter()
+
+    async def main() -> list[str | BaseException]:
+        await ask(server, Limits(max_retries=1), 5, limiter)
+        server.replies.clear()
+        await asyncio.sleep(31)
+        return await ask(server, Limits(max_retries=1), 50, limiter)
+
+    assert virtual_time.run(main()) == ["answer"] * 50
+
+
+def test_after_a_while_one_request_tries_whether_it_is_still_dead() -> None:
+    server, limiter = Server(dead(), answer_s=0.1), Limiter()
+
+    async def main() -> int:
+        await ask(server, Limits(max_retries=1), 5, limiter)
+        await asyncio.sleep(31)
+        sent = len(server.starts)
+        await ask(server, Limits(max_retries=1), 50, limiter)
+        return len(server.starts) - sent
+
+    assert virtual_time.run(main()) == 1
+
+
+def test_a_request_out_of_luck_gives_up_for_itself_alone() -> None:
+    limiter, unlucky = Limiter(), Server(dead(), answer_s=0.1)
+    server = Server(answer_s=0.1)
+
+    async def main() -> list[str | BaseException]:
+        first = asyncio.create_task(ask(unlucky, Limits(max_retries=1), 1, limiter))
+        await asyncio.sleep(0.2)
+        await ask(server, Limits(), 10, limiter)
+        return [*await first, *await ask(server, Limits(), 1, limiter)]
+
+    failed, answered = virtual_time.run(main())
+    assert isinstance(failed, ProviderServerError)
+    assert answered == "answer"
+
+
+def test_an_endpoint_that_fails_now_and_then_is_not_given_up() -> None:
+    replies = [ProviderServerError("now and then") if n % 10 == 0 else None for n in range(2_000)]
+    server = Server(replies, answer_s=0.1)
+    results = virtual_time.run(ask(server, Limits(), 1_000))
+    assert results == ["answer"] * 1_000
+
+
+def test_an_endpoint_that_wants_an_hour_is_given_up_for_an_hour() -> None:
+    refusal = RateLimitError("come back tomorrow", retry_after=3_600.0)
+    server, limiter = Server([refusal], answer_s=0.1), Limiter()
+
+    async def main() -> tuple[float, list[str | BaseException], list[str | BaseException]]:
+        assert await ask(server, Limits(), 1, limiter) == [refusal]
+        refused_at = now()
+        await asyncio.sleep(3_000)
+        early = await ask(server, Limits(), 1, limiter)
+        await asyncio.sleep(700)
+        return refused_at, early, await ask(server, Limits(), 1, limiter)
+
+    refused_at, early, late = virtual_time.run(main())
+    assert refused_at == pytest.approx(0.1)
+    assert [type(error) for error in early] == [RateLimitError]
+    assert late == ["answer"]
+
+
+# -- Streams -----------------------------------------------------------------------------
+
+
+@dataclass
+class Stream:
+    """Answers in pieces; each attempt by the next of ``scripts``."""
+
+    scripts: list[list[str | GenerationError]]
+    attempts: int = 0
+    closed: int = 0
+
+    async def answer(self, left: Left) -> AsyncGenerator[str, None]:
+        script = self.scripts[self.attempts]
+        self.attempts += 1
+        try:
+            for piece in script:
+                await asyncio.sleep(1.0)
+                if isinstance(piece, GenerationError):
+                    raise piece
+                yield piece
+        finally:
+            self.closed += 1
+
+
+async def collect(stream: Stream, limiter: Limiter, limits: Limits, pieces: list[str]) -> None:
+    async for piece in limiter.stream(stream.answer, limits, endpoint="x"):
+        pieces.append(piece)  # noqa: PERF401 (what came before a failure counts)
+
+
+def test_a_stream_that_fails_before_its_first_piece_is_tried_again() -> None:
+    stream, pieces = Stream([[ProviderServerError("no")], ["a", "b"]]), list[str]()
+    virtual_time.run(collect(stream, Limiter(), Limits(), pieces))
+    assert (pieces, stream.attempts) == (["a", "b"], 2)
+
+
+def test_a_stream_that_breaks_is_not_tried_again() -> None:
+    stream, pieces = Stream([["a", ProviderServerError("broken")]]), list[str]()
+    with pytest.raises(ProviderServerError, match="broken"):
+        virtual_time.run(collect(stream, Limiter(), Limits(), pieces))
+    assert (pieces, stream.attempts, stream.closed) == (["a"], 1, 1)
+
+
+def test_a_stream_is_in_flight_until_it_ends() -> None:
+    stream, limiter = Stream([["a", "b", "c"]] * 2), Limiter()
+
+    async def main() -> float:
+        await asyncio.gather(*(collect(stream, limiter, Limits(1), []) for _ in range(2)))
+        return now()
+
+    assert virtual_time.run(main()) == pytest.approx(6.0)
+
+
+def test_a_stream_that_is_left_is_closed_and_frees_its_place() -> None:
+    stream, limiter = Stream([["a", "b", "c"]] * 2), Limiter()
+
+    async def main() -> list[str]:
+        pieces: list[str] = []
+        left_early = limiter.stream(stream.answer, Limits(1), endpoint="x")
+        pieces.append(await anext(left_early))
+        await left_early.aclose()
+        assert stream.closed == 1
+        await collect(stream, limiter, Limits(1), pieces)
+        return pieces
+
+    assert virtual_time.run(main()) == ["a", "a", "b", "c"]
