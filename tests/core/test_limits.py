@@ -413,8 +413,23 @@ def test_what_is_learned_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "rigging.limits")
     server = Server([RateLimitError("slow down")], answer_s=1.0)
     virtual_time.run(ask(server, Limits(max_connections=4), 4))
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("slow down: 2 connections and ")
+    fall, retry = [record.getMessage() for record in caplog.records]
+    assert fall.startswith("slow down: 2 connections and ")
+    assert retry.startswith("slow down; retry 1 of 5 in ")
+
+
+def test_retries_are_logged_and_stand_out_where_nothing_ever_worked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "rigging.limits")
+    limiter = Limiter()
+
+    async def main() -> None:
+        await ask(Server([ProviderServerError("down")] * 3), Limits(), 1, limiter)
+        await ask(Server([ProviderServerError("down")]), Limits(), 1, limiter)
+
+    virtual_time.run(main())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO", "INFO"]
 
 
 # -- An endpoint that is dead ------------------------------------------------------------

@@ -44,6 +44,7 @@ class Endpoint:
         self._pace = Pace()
         self._resumes_at = -math.inf
         self._burst = 0  # of refusals, counted
+        self._is_new = True  # nobody has been told of a failure
         self._given_up: GenerationError | None = None
         self._given_up_until = -math.inf
 
@@ -51,6 +52,12 @@ class Endpoint:
     def is_given_up(self) -> bool:
         """Whether requests fail at once."""
         return _now() < self._given_up_until
+
+    def is_first_failure(self) -> bool:
+        """Tell, once, that nothing has come of any request yet."""
+        first = self._is_new and self.succeeded_at == -math.inf
+        self._is_new = False
+        return first
 
     def set_ceiling(self, ceiling: int | None) -> None:
         """Set the most connections that it may ever get; None is no limit."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import random
 import threading
@@ -42,6 +43,8 @@ ResultT = TypeVar("ResultT")
 
 Left: TypeAlias = Callable[[], None]
 """What an attempt calls, from any thread, when its request has left; its end counts if not."""
+
+_logger: Final = logging.getLogger(__name__)
 
 _FIRST_WAIT_S: Final = 0.5  # before the first retry; doubled with each
 _LONGEST_WAIT_S: Final = 30.0  # between retries that the endpoint set no time for
@@ -240,9 +243,10 @@ class _Request:
         Raises:
             GenerationError: The error itself, if there is to be none.
         """
-        if not error.retryable or not self._limits.max_retries or self._endpoint.is_given_up:
+        most = self._limits.max_retries
+        if not error.retryable or not most or self._endpoint.is_given_up:
             raise error
-        if self._retries == self._limits.max_retries:
+        if self._retries == most:
             if self._endpoint.succeeded_at < self._began_at:
                 self._endpoint.give_up(error)
             raise error
@@ -252,6 +256,9 @@ class _Request:
             longest_s = min(_FIRST_WAIT_S * 2**self._retries, _LONGEST_WAIT_S)
             wait_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311 (no secret)
         self._retries += 1
+        # An address that is wrong shows in this, while everybody waits.
+        level = logging.WARNING if self._endpoint.is_first_failure() else logging.INFO
+        _logger.log(level, "%s; retry %d of %d in %.2g s", error, self._retries, most, wait_s)
         await asyncio.sleep(wait_s)
 
 
