@@ -36,6 +36,7 @@ No text ever holds an API key.
         └── ResponseError (ValueError)            the answer breaks the protocol
 
     RiggingWarning (UserWarning)
+    ├── TruncationWarning                         a backend did not read all of a prompt
     └── UnsupportedParameterWarning               a backend cannot honour a parameter
 """
 
@@ -77,6 +78,7 @@ __all__ = [
     "ResponseError",
     "RiggingError",
     "RiggingWarning",
+    "TruncationWarning",
     "UnknownProviderError",
     "UnregisteredGeneratorError",
     "UnsupportedParameterWarning",
@@ -405,6 +407,10 @@ class ResponseError(GenerationError, ValueError):
 
 class RiggingWarning(UserWarning):
     """Root of the warnings that Rigging gives."""
+
+
+class TruncationWarning(RiggingWarning):
+    """A prompt was too long for the backend, which answered without reading all of it."""
 
 
 class UnsupportedParameterWarning(RiggingWarning):
