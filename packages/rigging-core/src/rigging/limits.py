@@ -190,13 +190,17 @@ class _Gate:
         except BaseException:
             self._departure.free()
             raise
-        gone = threading.Event()
+        said = threading.Event()
+
+        def gone() -> None:
+            self._left_at = loop.time()
+            self._departure.free()
 
         def left() -> None:
-            if not gone.is_set():
-                gone.set()
-                self._left_at = loop.time()
-                loop.call_soon_threadsafe(self._departure.free)
+            if not said.is_set():
+                said.set()
+                # On the loop, which gets to it when whoever said so has gone on to the socket.
+                loop.call_soon_threadsafe(gone)
 
         return left
 
