@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 import rigging as rg
 from rigging_litellm import LiteLLMGenerator
+from tests.support.litellm_warnings import ignore_litellm_warnings
 from tests.support.openai_server import OpenAIServer
 
 if TYPE_CHECKING:
@@ -14,20 +14,9 @@ if TYPE_CHECKING:
 
 KEY: Final = "sk-planted-51c7e0d2"
 
-# litellm keeps its HTTP clients for the next request on the same loop, and never closes them.
-_LEFT_OPEN: Final = (
-    "Unclosed client session",
-    "Unclosed connector",
-    "unclosed transport",
-    "unclosed <socket",
-)
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    for message in _LEFT_OPEN:
-        config.addinivalue_line("filterwarnings", f"ignore:{message}:ResourceWarning")
-        # And for what is found when pytest has finished.
-        warnings.filterwarnings("ignore", message, ResourceWarning)
+    ignore_litellm_warnings(config)
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +40,8 @@ def make(server: OpenAIServer) -> Callable[..., LiteLLMGenerator]:
         names = LiteLLMGenerator.model_fields.keys() & options.keys()
         fields = {name: options.pop(name) for name in names}
         params = rg.GenerateParams(**{"api_base": server.url, **options})
-        return LiteLLMGenerator(model=model, **{"api_key": KEY, "params": params, **fields})
+        # Without retries a failure is one request.
+        defaults = {"api_key": KEY, "max_retries": 0, "params": params}
+        return LiteLLMGenerator(model=model, **{**defaults, **fields})
 
     return make

@@ -3,165 +3,492 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
+import gzip
+import json
+import pickle
 import socket
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import rigging as rg
 from rigging import error
 from rigging_litellm._errors import to_rigging_error
+from tests.litellm.conftest import KEY
+from tests.support.exposure import shown
 from tests.support.openai_server import Reply, error_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from rigging_litellm import LiteLLMGenerator
     from tests.support.openai_server import OpenAIServer
 
     Make = Callable[..., LiteLLMGenerator]
 
+WHOLE = ("chat", "text")
+STREAMED = ("streamed chat", "streamed text")
 
-def refused(status: int, message: str = "refused", *, code: str | None = None) -> Reply:
-    return Reply(error_body(message, code=code), status)
+
+@dataclass(frozen=True)
+class Fault:
+    """What a server does, and what the caller gets.
+
+    Attributes:
+        unnoticed: The ways of asking in which litellm raises nothing, and we do.
+    """
+
+    reply: Reply
+    cls: type[error.GenerationError]
+    status: int | None = None
+    retryable: bool = False
+    retry_after: Any = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    unnoticed: tuple[str, ...] = ()
+
+
+def refused(
+    status: int,
+    message: str = "refused",
+    *,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """Refuse a request, and repeat its key."""
+    body = error_body(f"{message}, you said {KEY}", code=code)
+    return Reply(body, status, headers or {})
+
+
+def raw(*lines: str, body: bytes = b"") -> Reply:
+    head = ["HTTP/1.1 200 OK", "Content-Type: application/json", *lines]
+    return Reply(raw="\r\n".join([*head, "", ""]).encode() + body)
 
 
 TOO_LONG = "This model's maximum context length is 4097 tokens, your messages have 5000"
+FILTERED = {
+    "error": {
+        "message": "The response was filtered",
+        "type": None,
+        "param": "prompt",
+        "code": "content_filter",
+        "status": 400,
+        "innererror": {"code": "ResponsibleAIPolicyViolation"},
+    }
+}
+IN_AN_HOUR = email.utils.formatdate(time.time() + 3600, usegmt=True)
+ABOUT_AN_HOUR = pytest.approx(3600, abs=1800)  # the table may be older than the test
+CHUNK = {"object": "chat.completion.chunk", "model": "tiny", "id": "1", "created": 1}
+PIECE = CHUNK | {"choices": [{"index": 0, "text": "a", "delta": {"content": "a"}}]}
 
-# What the server does -> class, status, retryable.
-CASES = [
-    pytest.param(refused(400), error.BadRequestError, 400, False, id="400"),
-    pytest.param(refused(400, TOO_LONG), error.ContextLengthError, 400, False, id="context-text"),
-    pytest.param(
-        refused(400, "no", code="context_length_exceeded"),
-        error.ContextLengthError,
-        400,
-        False,
-        id="context-code",
+Bad = error.BadRequestError
+Long = error.ContextLengthError
+Filter = error.ContentFilterError
+Denied = error.PermissionDeniedError
+Unknown = error.ModelNotFoundError
+Late = error.ProviderTimeoutError
+Limit = error.RateLimitError
+Failed = error.ProviderServerError
+Cut = error.ProviderConnectionError
+Broken = error.ResponseError
+
+FAULTS = {
+    "300": Fault(refused(300), Broken, 300),
+    "400": Fault(refused(400), Bad, 400),
+    "400-context-text": Fault(refused(400, TOO_LONG), Long, 400),
+    "400-context-other-text": Fault(
+        refused(400, "longer than the maximum model length"), Long, 400
     ),
-    pytest.param(
-        refused(400, "no", code="content_policy_violation"),
-        error.ContentFilterError,
-        400,
-        False,
-        id="content-code",
+    "400-context-code": Fault(refused(400, code="context_length_exceeded"), Long, 400),
+    "400-content-code": Fault(refused(400, code="content_policy_violation"), Filter, 400),
+    "400-content-azure": Fault(Reply(FILTERED, 400), Filter, 400),
+    "401": Fault(refused(401), error.AuthenticationError, 401),
+    "402": Fault(refused(402), Denied, 402),
+    "403": Fault(refused(403), Denied, 403),
+    "404": Fault(refused(404), Unknown, 404),
+    "404-html": Fault(Reply("<html>Not Found</html>", 404), Unknown, 404),
+    "408": Fault(refused(408), Late, 408, retryable=True),
+    "409": Fault(refused(409), Bad, 409, retryable=True),
+    "410": Fault(refused(410), Unknown, 410),
+    "413": Fault(refused(413), Bad, 413),
+    "422": Fault(refused(422), Bad, 422),
+    "429": Fault(refused(429), Limit, 429, True),
+    "429-seconds": Fault(refused(429, headers={"Retry-After": "7"}), Limit, 429, True, 7.0),
+    "429-date": Fault(
+        refused(429, headers={"Retry-After": IN_AN_HOUR}), Limit, 429, True, ABOUT_AN_HOUR
     ),
-    pytest.param(refused(401), error.AuthenticationError, 401, False, id="401"),
-    pytest.param(refused(402), error.PermissionDeniedError, 402, False, id="402"),
-    pytest.param(refused(403), error.PermissionDeniedError, 403, False, id="403"),
-    pytest.param(refused(404), error.ModelNotFoundError, 404, False, id="404"),
-    pytest.param(refused(408), error.ProviderTimeoutError, 408, True, id="408"),
-    pytest.param(refused(409), error.BadRequestError, 409, False, id="409"),
-    pytest.param(refused(413), error.BadRequestError, 413, False, id="413"),
-    pytest.param(refused(422), error.BadRequestError, 422, False, id="422"),
-    pytest.param(refused(429), error.RateLimitError, 429, True, id="429"),
-    pytest.param(refused(500), error.ProviderServerError, 500, True, id="500"),
-    pytest.param(refused(502), error.ProviderServerError, 502, True, id="502"),
-    pytest.param(refused(503), error.ProviderServerError, 503, True, id="503"),
-    pytest.param(refused(504), error.ProviderTimeoutError, 504, True, id="504"),
-    pytest.param(Reply(drop=True), error.ProviderConnectionError, None, True, id="reset"),
-    pytest.param(Reply("<html>Hi</html>"), error.ResponseError, None, False, id="html"),
-    pytest.param(Reply("{no json"), error.ResponseError, None, False, id="broken-json"),
-    pytest.param(Reply({"hello": 1}), error.ResponseError, None, False, id="other-json"),
-]
+    "429-milliseconds": Fault(
+        refused(429, headers={"Retry-After": "7", "retry-after-ms": "6500"}), Limit, 429, True, 6.5
+    ),
+    "429-nonsense": Fault(refused(429, headers={"Retry-After": "soon"}), Limit, 429, True),
+    "429-for-ever": Fault(refused(429, headers={"Retry-After": "inf"}), Limit, 429, True),
+    "429-quota": Fault(refused(429, code="insufficient_quota"), Limit, 429, False),
+    "451": Fault(refused(451), Denied, 451),
+    "498": Fault(refused(498), Limit, 498, True),
+    "500": Fault(refused(500), Failed, 500, True),
+    "502": Fault(refused(502), Failed, 502, True),
+    "502-html": Fault(Reply("<html>Bad Gateway</html>", 502), Failed, 502, True),
+    "503": Fault(refused(503), Failed, 503, True),
+    "503-seconds": Fault(refused(503, headers={"Retry-After": "7"}), Failed, 503, True, 7.0),
+    "504": Fault(refused(504), Late, 504, True),
+    "529": Fault(refused(529), Failed, 529, True),
+    "late": Fault(Reply(delay_s=60), Late, None, True, params={"timeout": 0.3}),
+    "reset": Fault(Reply(drop=True), Cut, None, True),
+    "not-http": Fault(Reply(raw=b"hello\r\n\r\n"), Cut, None, True),
+    "html": Fault(Reply("<html>Hi</html>"), Broken, unnoticed=STREAMED),
+    "broken-json": Fault(Reply("{no json"), Broken, unnoticed=STREAMED),
+    "empty": Fault(Reply(""), Broken, unnoticed=STREAMED),
+}
+
+WHOLE_FAULTS = {
+    "other-json": Fault(Reply({"hello": 1}), Broken, unnoticed=("text",)),
+    "no-choices": Fault(Reply({"id": "1", "choices": []}), Broken, unnoticed=WHOLE),
+    "cut": Fault(raw("Content-Length: 99", body=b'{"id":'), Cut, None, True),
+    "cut-gzip": Fault(
+        raw("Content-Encoding: gzip", body=gzip.compress(json.dumps(PIECE).encode())[:30]), Broken
+    ),
+    "null": Fault(raw("Content-Length: 4", body=b"null"), Broken),
+    "list": Fault(raw("Content-Length: 2", body=b"[]"), Broken),
+}
+
+IN_AN_ANSWER = {"error": {"message": f"slow down, you said {KEY}", "code": 429}}
+CHAT_FAULTS = {
+    "error-200": Fault(Reply(error_body(KEY)), Failed, None, True),
+    "error-200-code": Fault(Reply(IN_AN_ANSWER), Limit, None, True),
+}
+TEXT_FAULTS = {"error-200-code": Fault(Reply(IN_AN_ANSWER), Broken, unnoticed=("text",))}
+
+STREAMED_FAULTS = {
+    "cut": Fault(Reply(events=[PIECE], cut=True), Cut, None, True),
+    "error": Fault(Reply(events=[PIECE, error_body(KEY)]), Failed, None, True),
+    "error-text": Fault(Reply(events=[PIECE, {"error": KEY}]), Failed, None, True),
+    "error-at-once": Fault(Reply(events=[error_body(KEY)]), Failed, None, True),
+    "error-500": Fault(
+        Reply(events=[PIECE, {"error": {"message": KEY, "code": 500}}]), Failed, None, True
+    ),
+    "error-429": Fault(Reply(events=[PIECE, IN_AN_ANSWER]), Limit, None, True),
+    "error-context": Fault(
+        Reply(events=[PIECE, error_body(KEY, code="context_length_exceeded")]), Long
+    ),
+    "broken-json": Fault(Reply(events=[PIECE, "data: {no json\n\n"]), Broken),
+    "no-events": Fault(Reply(events=[]), Broken, unnoticed=STREAMED),
+}
 
 
-@pytest.mark.parametrize("kind", ["chat", "complete"])
-@pytest.mark.parametrize(("reply", "cls", "status", "retryable"), CASES)
-def test_a_failure_is_ours_and_reached_the_server_once(
-    make: Make,
-    server: OpenAIServer,
-    kind: str,
-    reply: Reply,
-    cls: type[error.GenerationError],
-    status: int | None,
-    retryable: bool,
+def cases(*tables: tuple[Mapping[str, Fault], tuple[str, ...]]) -> list[Any]:
+    return [
+        pytest.param(fault, way, id=f"{name}-{way}")
+        for faults, ways in tables
+        for name, fault in faults.items()
+        for way in ways
+    ]
+
+
+async def ask(generator: LiteLLMGenerator, way: str) -> None:
+    conversation, params = [rg.Message("user", "Hi")], rg.GenerateParams()
+    if way == "chat":
+        await generator.chat("Hi").run()
+    elif way == "text":
+        await generator.complete("Hi").run()
+    elif way == "streamed chat":
+        async with contextlib.aclosing(generator.stream_messages(conversation, params)) as pieces:
+            async for _ in pieces:
+                pass
+    else:
+        async with contextlib.aclosing(generator.stream_texts("Hi", params)) as pieces:
+            async for _ in pieces:
+                pass
+
+
+def check(raised: error.GenerationError, fault: Fault, model: str) -> None:
+    assert type(raised) is fault.cls, str(raised)
+    assert raised.status == fault.status
+    assert raised.retryable is fault.retryable
+    assert raised.retry_after == fault.retry_after
+    assert (raised.provider, raised.model) == ("litellm", model)
+    assert KEY not in shown(raised)
+    copied = pickle.loads(pickle.dumps(raised))
+    assert (type(copied), str(copied)) == (type(raised), str(raised))
+    assert vars(copied) == vars(raised)
+
+
+@pytest.mark.parametrize(
+    ("fault", "way"),
+    cases(
+        (FAULTS, (*WHOLE, *STREAMED)),
+        (WHOLE_FAULTS, WHOLE),
+        (CHAT_FAULTS, ("chat",)),
+        (TEXT_FAULTS, ("text",)),
+        (STREAMED_FAULTS, STREAMED),
+    ),
+)
+def test_a_fault_is_the_error_of_ours_and_reaches_the_server_once(
+    make: Make, server: OpenAIServer, fault: Fault, way: str
 ) -> None:
-    server.usual = reply
-    generator = make()
-    start = generator.chat if kind == "chat" else generator.complete
+    server.usual = fault.reply
 
     with pytest.raises(error.GenerationError, match="litellm!openai/tiny") as caught:
-        asyncio.run(start("Hi").run())
+        asyncio.run(ask(make(**fault.params), way))
 
-    assert type(caught.value) is cls
-    assert caught.value.status == status
-    assert caught.value.retryable is retryable
-    assert (caught.value.provider, caught.value.model) == ("litellm", "openai/tiny")
+    check(caught.value, fault, "openai/tiny")
     cause = caught.value.__cause__
-    if (reply.body, kind) == ({"hello": 1}, "complete"):
-        assert cause is None, "litellm makes an empty text of that, and we the error"
+    if way in fault.unnoticed:
+        assert cause is None, "litellm makes an empty answer of that, and we the error"
     else:
         assert type(cause).__module__ == "litellm.exceptions"
     assert len(server.requests) == 1
 
 
-def test_an_answer_that_is_late_is_a_timeout(make: Make, server: OpenAIServer) -> None:
-    server.usual = Reply(delay_s=5)
-    started = time.monotonic()
-
-    with pytest.raises(error.ProviderTimeoutError, match="timed out") as caught:
-        asyncio.run(make(timeout=0.3).chat("Hi").run())
-
-    assert time.monotonic() - started < 2
-    assert caught.value.retryable
-    assert len(server.requests) == 1
+ANTHROPIC = "anthropic/claude-3-5-sonnet-20240620"
+SLOW_DOWN = {"Retry-After": "7"}
 
 
-def test_an_answer_in_drops_is_a_timeout(make: Make, server: OpenAIServer) -> None:
-    server.usual = Reply("x" * 100, trickle_s=0.1)
-    started = time.monotonic()
-
-    with pytest.raises(error.ProviderTimeoutError, match="litellm!openai/tiny"):
-        asyncio.run(make(timeout=0.3).chat("Hi").run())
-
-    assert time.monotonic() - started < 4
+def by_anthropic(kind: str, message: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": f"{message} {KEY}"}}
 
 
-def test_nobody_there_is_a_connection_error(make: Make) -> None:
+def by_vllm(status: int, message: str) -> dict[str, Any]:
+    return {"object": "error", "message": message, "type": "x", "param": None, "code": status}
+
+
+def by_gemini(status: int, message: str) -> dict[str, Any]:
+    return {"error": {"code": status, "message": message, "status": "X"}}
+
+
+OTHERS = [
+    (ANTHROPIC, by_anthropic("invalid_request_error", "bad"), 400, Bad, False),
+    (ANTHROPIC, by_anthropic("invalid_request_error", "prompt is too long: 9"), 400, Long, False),
+    (ANTHROPIC, by_anthropic("authentication_error", "no"), 401, error.AuthenticationError, False),
+    (ANTHROPIC, by_anthropic("permission_error", "no"), 403, Denied, False),
+    (ANTHROPIC, by_anthropic("not_found_error", "no"), 404, Unknown, False),
+    (ANTHROPIC, by_anthropic("request_too_large", "no"), 413, Bad, False),
+    (ANTHROPIC, by_anthropic("rate_limit_error", "no"), 429, Limit, True),
+    (ANTHROPIC, by_anthropic("api_error", "no"), 500, Failed, True),
+    (ANTHROPIC, by_anthropic("timeout_error", "no"), 504, Late, True),
+    (ANTHROPIC, by_anthropic("overloaded_error", "Overloaded"), 529, Failed, True),
+    ("ollama_chat/tiny", {"error": "model 'tiny' not found"}, 404, Unknown, False),
+    ("ollama_chat/tiny", {"error": "invalid options"}, 400, Bad, False),
+    ("ollama_chat/tiny", {"error": "runner terminated"}, 500, Failed, True),
+    ("ollama_chat/tiny", {"error": "server busy"}, 503, Failed, True),
+    ("hosted_vllm/tiny", by_vllm(400, TOO_LONG), 400, Long, False),
+    ("hosted_vllm/tiny", by_vllm(400, "longer than the maximum model length"), 400, Long, False),
+    ("hosted_vllm/tiny", by_vllm(404, "no such model"), 404, Unknown, False),
+    ("hosted_vllm/tiny", by_vllm(500, "dead"), 500, Failed, True),
+    ("gemini/tiny", by_gemini(400, "no"), 400, Bad, False),
+    ("gemini/tiny", by_gemini(403, "no"), 403, Denied, False),
+    ("gemini/tiny", by_gemini(429, "no"), 429, Limit, True),
+    ("gemini/tiny", by_gemini(503, "overloaded"), 503, Failed, True),
+    ("groq/tiny", error_body("long", code="context_length_exceeded"), 400, Long, False),
+    ("groq/tiny", error_body("no"), 498, Limit, True),
+    ("cohere/tiny", {"message": "no"}, 429, Limit, True),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Items 'name':UserWarning")  # litellm's types of Cohere
+@pytest.mark.parametrize("way", ["chat", "streamed chat"])
+@pytest.mark.parametrize(
+    ("model", "body", "status", "cls", "retryable"),
+    [pytest.param(*row, id=f"{row[0]}-{row[2]}") for row in OTHERS],
+)
+def test_other_providers_refusals_are_the_same_errors(
+    make: Make,
+    server: OpenAIServer,
+    model: str,
+    body: dict[str, Any],
+    status: int,
+    cls: type[error.GenerationError],
+    retryable: bool,
+    way: str,
+) -> None:
+    server.usual = Reply(body, status, SLOW_DOWN if retryable else {})
+    base = server.url if model.startswith(("hosted_vllm", "groq")) else server.root
+
+    with pytest.raises(error.GenerationError, match=f"litellm!{model}") as caught:
+        asyncio.run(ask(make(model, api_base=base), way))
+
+    retry_after = 7.0 if retryable else None
+    check(caught.value, Fault(server.usual, cls, status, retryable, retry_after), model)
+    assert type(caught.value.__cause__).__module__ == "litellm.exceptions"
+
+
+@pytest.mark.parametrize(
+    "model", [ANTHROPIC, "ollama_chat/tiny", "hosted_vllm/tiny", "gemini/tiny", "deepseek/tiny"]
+)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(FAULTS["reset"], id="reset"),
+        pytest.param(WHOLE_FAULTS["cut"], id="cut"),
+        pytest.param(FAULTS["html"], id="html"),
+        pytest.param(FAULTS["late"], id="late"),
+    ],
+)
+def test_other_providers_broken_answers_are_the_same_errors(
+    make: Make, server: OpenAIServer, model: str, fault: Fault
+) -> None:
+    server.usual = fault.reply
+
+    with pytest.raises(error.GenerationError, match=f"litellm!{model}") as caught:
+        asyncio.run(ask(make(model, api_base=server.root, **fault.params), "chat"))
+
+    check(caught.value, fault, model)
+
+
+def test_an_overload_in_the_middle_of_anthropics_stream_is_a_server_error(
+    make: Make, server: OpenAIServer
+) -> None:
+    start = {"role": "assistant", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}}
+    overload = json.dumps(by_anthropic("overloaded_error", "Overloaded"))
+    server.usual = Reply(
+        events=[
+            f"event: message_start\ndata: {json.dumps({'type': 'message_start', 'message': start})}"
+            "\n\n",
+            f"event: error\ndata: {overload}\n\n",
+        ]
+    )
+
+    with pytest.raises(error.ProviderServerError, match="Overloaded") as caught:
+        asyncio.run(ask(make(ANTHROPIC, api_base=server.root), "streamed chat"))
+
+    check(caught.value, Fault(server.usual, Failed, None, True), ANTHROPIC)
+
+
+# -- What never reaches a server ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [*WHOLE, *STREAMED])
+def test_nobody_there_is_a_connection_error(make: Make, way: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and listens not
         base = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        with pytest.raises(error.ProviderConnectionError, match="Connection error") as caught:
-            asyncio.run(make(api_base=base).chat("Hi").run())
+        with pytest.raises(error.ProviderConnectionError, match=r"Connection error: .+") as caught:
+            asyncio.run(ask(make(api_base=base), way))
 
-    assert caught.value.status is None
-    assert caught.value.retryable
+    check(caught.value, Fault(Reply(), Cut, None, True), "openai/tiny")
 
 
-def test_a_model_without_a_provider_is_a_bad_request(make: Make, server: OpenAIServer) -> None:
-    with pytest.raises(error.BadRequestError, match="LLM Provider NOT provided"):
-        asyncio.run(make("tiny").chat("Hi").run())
+@pytest.mark.parametrize("model", ["openai/tiny", ANTHROPIC, "gemini/tiny"])
+@pytest.mark.parametrize(
+    ("base", "fault", "text"),
+    [
+        pytest.param(
+            "http://nowhere.invalid/v1",
+            Fault(Reply(), Cut, None, True),
+            "nowhere|Errno",
+            id="no-such-host",
+        ),
+        pytest.param("https://{host}/v1", Fault(Reply(), Cut), "SSL", id="no-tls"),
+        pytest.param("{host}/v1", Fault(Reply(), Bad), "/v1", id="no-scheme"),
+        pytest.param(
+            f"http://user:{KEY}@{{host}}/v1",
+            Fault(Reply(), Bad),
+            "Cannot combine",
+            id="two-credentials",
+        ),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_told_from_a_broken_answer(
+    make: Make, server: OpenAIServer, model: str, base: str, fault: Fault, text: str
+) -> None:
+    host = server.root.removeprefix("http://")
+
+    with pytest.raises(error.GenerationError, match=text) as caught:
+        asyncio.run(ask(make(model, api_base=base.format(host=host)), "chat"))
+
+    check(caught.value, fault, model)
+    assert server.requests == []
+
+
+def test_redirects_in_a_circle_are_no_answer(make: Make, server: OpenAIServer) -> None:
+    server.usual = Reply("", 307, {"Location": f"{server.url}/chat/completions"})
+
+    with pytest.raises(error.ResponseError, match="redirects") as caught:
+        asyncio.run(ask(make(), "chat"))
+
+    check(caught.value, Fault(server.usual, Broken), "openai/tiny")
+
+
+@pytest.mark.parametrize(
+    ("model", "variable", "way"),
+    [
+        ("openai/tiny", "OPENAI_API_KEY", "chat"),
+        ("openai/tiny", "OPENAI_API_KEY", "text"),
+        ("openai/tiny", "OPENAI_API_KEY", "streamed chat"),
+        ("openai/tiny", "OPENAI_API_KEY", "streamed text"),
+        (ANTHROPIC, "ANTHROPIC_API_KEY", "chat"),
+        (ANTHROPIC, "ANTHROPIC_API_KEY", "streamed chat"),
+        ("gemini/tiny", "GEMINI_API_KEY", "chat"),
+        ("gemini/tiny", "GEMINI_API_KEY", "streamed chat"),
+    ],
+)
+def test_a_missing_key_is_an_authentication_error(
+    make: Make,
+    server: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    variable: str,
+    way: str,
+) -> None:
+    for name in (variable, "GOOGLE_API_KEY", "OPENAI_ADMIN_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(error.AuthenticationError, match=variable) as caught:
+        asyncio.run(ask(make(model, api_key=None), way))
+
+    check(caught.value, Fault(Reply(), error.AuthenticationError), model)
     assert server.requests == []
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"),
+    ("model", "advice"),
     [
-        pytest.param("7", 7.0, id="seconds"),
-        pytest.param(email.utils.formatdate(time.time() + 60, usegmt=True), None, id="date"),
-        pytest.param("soon", None, id="nonsense"),
+        pytest.param(
+            "claude-3-haiku-20240307", "write 'anthropic/claude-3-haiku-20240307'", id="family"
+        ),
+        pytest.param("mistral-large-latest", "write 'mistral/mistral-large-latest'", id="known"),
+        pytest.param("tiny", "write '<provider>/tiny'", id="unknown"),
     ],
 )
-def test_retry_after_is_read(
-    make: Make,
-    server: OpenAIServer,
-    value: str,
-    seconds: float | None,
-    request: pytest.FixtureRequest,
+def test_a_model_without_a_provider_is_a_bad_request_that_says_what_to_write(
+    make: Make, server: OpenAIServer, model: str, advice: str
 ) -> None:
-    server.usual = Reply(error_body("slow down"), 429, {"Retry-After": value})
+    with pytest.raises(error.BadRequestError, match=advice) as caught:
+        asyncio.run(ask(make(model), "chat"))
 
-    with pytest.raises(error.RateLimitError, match="slow down") as caught:
-        asyncio.run(make().chat("Hi").run())
+    check(caught.value, Fault(Reply(), Bad), model)
+    assert server.requests == []
 
-    if request.node.callspec.id == "date":
-        assert caught.value.retry_after is not None
-        assert 0 < caught.value.retry_after <= 61
-    else:
-        assert caught.value.retry_after == seconds
+
+# -- And the rest ------------------------------------------------------------------------
+
+
+def test_an_answer_in_drops_is_a_timeout(make: Make, server: OpenAIServer) -> None:
+    server.usual = Reply("x" * 600, trickle_s=0.1)
+
+    with pytest.raises(error.ProviderTimeoutError, match="litellm!openai/tiny") as caught:
+        asyncio.run(ask(make(timeout=0.3), "chat"))
+
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("way", [*WHOLE, *STREAMED])
+def test_a_cancelled_request_is_cancelled_and_no_error(
+    make: Make, server: OpenAIServer, way: str
+) -> None:
+    server.usual = Reply(delay_s=60)
+
+    async def run() -> None:
+        asking = asyncio.create_task(ask(make(), way))
+        await server.received(1)
+        asking.cancel("enough")
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await server.left_by(1)
+
+    asyncio.run(run())
 
 
 def test_one_items_failure_is_nobody_elses(make: Make, server: OpenAIServer) -> None:

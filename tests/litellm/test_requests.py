@@ -6,11 +6,13 @@ import asyncio
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import pydantic
 import pytest
 
 import rigging as rg
 from rigging.error import UnsupportedParameterWarning
 from tests.litellm.conftest import KEY
+from tests.support.openai_server import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,8 @@ TOOL = {
     },
 }
 
+NAMED_TOOL = {"type": "function", "function": {"name": "add"}}
+
 SAMPLING: dict[str, Any] = {
     "temperature": 0.25,
     "max_tokens": 7,
@@ -38,6 +42,16 @@ SAMPLING: dict[str, Any] = {
     "presence_penalty": 0.5,
     "frequency_penalty": -0.5,
     "seed": 3,
+}
+
+ANTHROPIC: dict[str, Any] = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-sonnet-4-5",
+    "content": [{"type": "text", "text": "Hello"}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 10, "output_tokens": 5},
 }
 
 
@@ -77,7 +91,7 @@ def test_every_parameter_of_a_chat_arrives_as_it_is_set(make: Make, server: Open
     params: dict[str, Any] = {
         **SAMPLING,
         "tools": [TOOL],
-        "tool_choice": {"type": "function", "function": {"name": "add"}},
+        "tool_choice": NAMED_TOOL,
         "parallel_tool_calls": False,
         "modalities": ["text"],
         "audio": {"voice": "alloy", "format": "wav"},
@@ -169,6 +183,37 @@ def test_without_a_key_litellm_reads_the_environment(
         pytest.param(
             "openai/tiny", "chat", {"extra": {"user": "bob", "strange": 1}}, {"user"}, id="extra"
         ),
+        pytest.param(
+            "openai/gpt-4o", "chat", {"extra": {"user": "bob", "strange": 1}}, set(), id="user"
+        ),
+        pytest.param(
+            "mistral/mistral-large-latest",
+            "chat",
+            {"tools": [TOOL], "tool_choice": NAMED_TOOL, "temperature": 0.5},
+            {"tool_choice"},
+            id="mistral-named-tool",
+        ),
+        pytest.param(
+            "deepseek/deepseek-chat",
+            "chat",
+            {"seed": 1, "extra": {"user": "bob", "top_a": 1}},
+            {"user"},
+            id="deepseek",
+        ),
+        pytest.param(
+            "together_ai/tiny",
+            "chat",
+            {"top_k": 1, "extra": {"user": "bob"}},
+            {"user"},
+            id="together",
+        ),
+        pytest.param(
+            "hosted_vllm/tiny",
+            "chat",
+            {"top_k": 1, "seed": 2, "extra": {"min_p": 0.1, "verbosity": "low"}},
+            {"verbosity"},
+            id="vllm",
+        ),
     ],
 )
 def test_what_a_model_does_not_take_is_left_out_with_a_warning_once(
@@ -196,7 +241,116 @@ def test_what_a_model_does_not_take_is_left_out_with_a_warning_once(
         assert given.keys() & request.body.keys() == given.keys() - left_out
 
 
-@pytest.mark.parametrize("name", ["stream", "n", "num_retries", "api_key", "messages"])
+def test_anthropic_is_told_what_it_takes_and_the_rest_is_warned_about(
+    make: Make, server: OpenAIServer
+) -> None:
+    server.prepare(Reply(ANTHROPIC))
+    params = {**SAMPLING, "tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": False}
+    extra = {"user": "bob", "response_format": {"type": "json_object"}}
+    generator = make("anthropic/claude-sonnet-4-5", api_base=server.url.removesuffix("/v1"))
+    del params["top_p"]  # with this model, not beside a temperature
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UnsupportedParameterWarning)
+        asyncio.run(generator.chat("Hi").with_(**params, extra=extra).run())
+
+    left_out = {"presence_penalty", "frequency_penalty", "seed", "response_format"}
+    assert {str(w.message).split("'")[1] for w in caught} == left_out
+    body = server.requests[0].body
+    assert (body["temperature"], body["max_tokens"], body["top_k"]) == (0.25, 7, 5)
+    assert body["stop_sequences"] == ["a", "\n\n"]
+    assert body["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
+    assert body["metadata"] == {"user_id": "bob"}
+
+
+def test_a_parameter_that_is_refused_for_one_value_is_sent_with_another(
+    make: Make, server: OpenAIServer
+) -> None:
+    generator = make("mistral/mistral-large-latest", tools=[TOOL])
+
+    async def both() -> None:
+        with pytest.warns(UnsupportedParameterWarning, match="'tool_choice'"):
+            await generator.chat("Hi").with_(tool_choice=NAMED_TOOL).run()
+        await generator.chat("Hi").with_(tool_choice="auto").run()
+
+    asyncio.run(both())
+
+    assert [request.body.get("tool_choice") for request in server.requests] == [None, "auto"]
+
+
+def test_two_generators_do_not_see_each_other(make: Make, server: OpenAIServer) -> None:
+    first = make("openai/o1", api_key="sk-first", temperature=0.5, max_connections=1)
+    second = make(
+        "openai/gpt-4o",
+        api_key="sk-second",
+        temperature=0.25,
+        extra={"extra_headers": {"X-A": "b"}},
+    )
+
+    async def both() -> None:
+        await asyncio.gather(
+            *(generator.chat("Hi").run_many(3) for generator in (first, second, first, second))
+        )
+
+    with pytest.warns(UnsupportedParameterWarning, match="openai/o1 does not take 'temperature'"):
+        asyncio.run(both())
+
+    seen = {
+        (
+            request.body["model"],
+            request.body.get("temperature"),
+            request.headers["Authorization"],
+            {name.lower(): value for name, value in request.headers.items()}.get("x-a"),
+        )
+        for request in server.requests
+    }
+    assert seen == {
+        ("o1", None, "Bearer sk-first", None),
+        ("gpt-4o", 0.25, "Bearer sk-second", "b"),
+    }
+    assert len(server.requests) == 12
+
+
+def test_a_schema_of_the_answer_is_sent(make: Make, server: OpenAIServer) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    given = {"type": "json_schema", "json_schema": {"name": "A", "schema": schema}}
+
+    asyncio.run(make().chat("Hi").with_(extra={"response_format": given}).run())
+
+    assert server.requests[0].body["response_format"] == given
+
+
+def test_a_class_is_no_schema_of_the_answer(make: Make, server: OpenAIServer) -> None:
+    class Answer(pydantic.BaseModel):
+        a: int
+
+    with pytest.raises(rg.error.BadRequestError, match=r"Answer\.model_json_schema\(\)"):
+        asyncio.run(make().chat("Hi").with_(extra={"response_format": Answer}).run())
+    assert server.requests == []
+
+
+def test_images_and_sound_are_sent(make: Make, server: OpenAIServer) -> None:
+    png = b"\x89PNG\r\n\x1a\n"
+    message = rg.Message(
+        "user",
+        ["See ", rg.ImagePart.from_bytes(png), rg.AudioPart.from_bytes(b"RIFF", transcript="hm")],
+    )
+
+    asyncio.run(make().chat([message]).run())
+
+    assert server.requests[0].body["messages"][0]["content"] == [
+        {"type": "text", "text": "See "},
+        {
+            "type": "image_url",
+            "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "auto"},
+        },
+        {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["stream", "drop_params", "n", "num_retries", "api_key", "messages"]
+)
 def test_what_the_generator_sets_itself_cannot_be_set_by_extra(
     make: Make, server: OpenAIServer, name: str
 ) -> None:

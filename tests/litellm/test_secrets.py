@@ -6,13 +6,13 @@ import asyncio
 import copy
 import logging
 import pickle
-import traceback
 from typing import TYPE_CHECKING
 
 import pytest
 
 import rigging as rg
 from tests.litellm.conftest import KEY
+from tests.support.exposure import shown
 from tests.support.openai_server import Reply, error_body
 
 if TYPE_CHECKING:
@@ -37,22 +37,22 @@ def test_the_key_is_sent_in_the_authorization_header_only(make: Make, server: Op
 def test_no_result_holds_the_key(make: Make) -> None:
     chat = asyncio.run(make().chat("Hi").run())
 
-    for shown in (repr(chat), chat.model_dump_json(), repr(pickle.dumps(chat))):
-        assert KEY not in shown
+    for text in (repr(chat), chat.model_dump_json(), repr(pickle.dumps(chat))):
+        assert KEY not in text
 
 
 def test_a_used_generator_shows_and_pickles_no_key(make: Make) -> None:
     generator = make()
     asyncio.run(generator.chat("Hi").run())
 
-    for shown in (
+    for text in (
         repr(generator),
         str(generator),
         repr(generator.model_dump()),
         generator.to_identifier(),
         repr(pickle.dumps(generator)),
     ):
-        assert KEY not in shown
+        assert KEY not in text
     assert pickle.loads(pickle.dumps(generator)) == generator
     assert copy.deepcopy(generator) == generator
 
@@ -74,13 +74,78 @@ def test_an_endpoint_that_repeats_the_key_reaches_no_error(
         asyncio.run(generator.chat("Hi").run())
 
     assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
-    shown = [
-        repr(caught.value),
-        repr(pickle.dumps(caught.value)),
-        "".join(traceback.format_exception(caught.value)),
-    ]
-    for text in shown:
-        assert KEY not in text
+    assert KEY not in shown(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        pytest.param(f"wrong: {KEY[:6]}***{KEY[-4:]}.", r"wrong: \*\*\*\. ", id="masked"),
+        pytest.param(f"wrong: {KEY[:9]}...{KEY[-4:]}", r"wrong: \*\*\* ", id="cut"),
+        pytest.param("wrong: sk-other-****1234", r"wrong: \*\*\* ", id="masked-other"),
+        pytest.param(f"GET /m?alt=1&key={KEY[3:]}&x=1", r"alt=1&key=\*\*\*&x=1 ", id="address"),
+        pytest.param("waiting... for it", r"waiting\.\.\. for it ", id="no-key"),
+    ],
+)
+def test_a_part_of_a_key_reaches_no_error(
+    make: Make, server: OpenAIServer, said: str, text: str
+) -> None:
+    server.usual = Reply(error_body(said), 401)
+
+    with pytest.raises(rg.error.AuthenticationError, match=text) as caught:
+        asyncio.run(make().chat("Hi").run())
+
+    for part in (KEY[3:], KEY[-4:], KEY[:9], "****1234"):
+        assert part not in shown(caught.value)
+
+
+def test_credentials_in_an_address_reach_no_error(make: Make, server: OpenAIServer) -> None:
+    server.usual = Reply(error_body("no"), 403)
+    generator = make(api_base=server.url.replace("http://", "http://me:s3cret-word@"))
+
+    async def run() -> None:
+        # The one way of asking in which litellm takes such an address.
+        async for _ in generator.stream_texts("Hi", rg.GenerateParams()):
+            pass
+
+    with pytest.raises(rg.error.PermissionDeniedError, match="no") as caught:
+        asyncio.run(run())
+
+    assert len(server.requests) == 1
+    assert "http://***@" in shown(caught.value)
+    assert "s3cret-word" not in shown(caught.value)
+
+
+@pytest.mark.parametrize("way", ["whole", "streamed"])
+def test_a_key_with_a_line_break_is_refused_and_not_shown(
+    make: Make, server: OpenAIServer, way: str
+) -> None:
+    generator = make(api_key=f"{KEY}\n")
+
+    async def run() -> None:
+        if way == "whole":
+            await generator.chat("Hi").run()
+        async for _ in generator.stream_texts("Hi", rg.GenerateParams()):
+            pass
+
+    with pytest.raises(rg.error.BadRequestError, match="header") as caught:
+        asyncio.run(run())
+
+    assert server.requests == []
+    assert KEY not in shown(caught.value)
+
+
+def test_a_key_in_a_header_of_the_callers_own_reaches_no_error(
+    make: Make, server: OpenAIServer
+) -> None:
+    server.usual = Reply(error_body("not abcd1234"), 401)
+    headers = {"Authorization": "Basic abcd1234"}
+
+    with pytest.raises(rg.error.AuthenticationError, match=r"not \*\*\*") as caught:
+        asyncio.run(make(extra={"extra_headers": headers}).chat("Hi").run())
+
+    assert server.requests[0].headers["Authorization"] == "Basic abcd1234"
+    assert "abcd1234" not in shown(caught.value)
 
 
 def test_no_log_record_holds_the_key(

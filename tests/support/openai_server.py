@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 import threading
 import time
 from collections import deque
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 __all__ = ["OpenAIServer", "Reply", "Request", "error_body"]
@@ -33,7 +35,12 @@ class Reply:
         headers: Further headers.
         delay_s: Seconds to wait before answering.
         drop: Close the connection instead of answering.
-        trickle_s: Seconds between the single characters of a body that is text.
+        raw: Write these bytes, whatever they are, and close the connection.
+        trickle_s: Seconds between the single characters of a body that is text, and before
+            each event of a stream but the first.
+        events: What to stream, whatever was asked for: dicts as JSON, text as it is. None:
+            where a stream is asked for, a body that is a dict is cut up into events.
+        cut: Break the connection off after the events, before the stream's end.
     """
 
     body: dict[str, Any] | str | None = None
@@ -41,7 +48,10 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     drop: bool = False
+    raw: bytes | None = None
     trickle_s: float = 0.0
+    events: Sequence[dict[str, Any] | str] | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,13 +69,15 @@ class OpenAIServer:
 
     Attributes:
         requests: What arrived, in order.
-        peak: The most requests that were in flight at once.
+        peak: The most requests that were in flight at once; a stream is until its end.
+        hung_up: How many callers went away before their answer was complete.
         usual: What every request is answered with that no prepared reply is left for.
     """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.peak = 0
+        self.hung_up = 0
         self.usual = Reply()
         self._prepared: deque[Reply] = deque()
         self._in_flight = 0
@@ -74,6 +86,11 @@ class OpenAIServer:
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="openai-server", daemon=True
         )
+
+    @property
+    def root(self) -> str:
+        """The address without a path."""
+        return self.url.removesuffix("/v1")
 
     @property
     def url(self) -> str:
@@ -89,12 +106,18 @@ class OpenAIServer:
         while len(self.requests) < count:  # noqa: ASYNC110 (they arrive on another loop)
             await asyncio.sleep(0.005)
 
+    async def left_by(self, count: int) -> None:
+        """Wait until this many callers have hung up."""
+        while self.hung_up < count:  # noqa: ASYNC110 (they do so on another loop)
+            await asyncio.sleep(0.005)
+
     def reset(self) -> None:
         """Forget what arrived and what was prepared."""
         self.requests.clear()
         self._prepared.clear()
         self.usual = Reply()
         self.peak = 0
+        self.hung_up = 0
 
     def __enter__(self) -> OpenAIServer:
         self._thread.start()
@@ -115,6 +138,7 @@ class OpenAIServer:
     async def _start(self) -> None:
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/{path:.*}", self._handle)
+        app.router.add_post("/{path:.*}", self._handle)
         # A caller that hangs up is in flight no more.
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
@@ -135,11 +159,21 @@ class OpenAIServer:
             reply = self._prepared.popleft() if self._prepared else self.usual
             if reply.delay_s:
                 await asyncio.sleep(reply.delay_s)
+            events = _events(path, body, reply)
+            if events is not None:
+                return await _stream(request, reply, events)
+        except (asyncio.CancelledError, ConnectionError):
+            self.hung_up += 1
+            raise
         finally:
             self._in_flight -= 1
         if reply.drop:
             assert request.transport is not None
             request.transport.abort()
+        if reply.raw is not None:
+            assert request.transport is not None
+            request.transport.write(reply.raw)
+            request.transport.close()
         if reply.trickle_s:
             return await _trickle(request, reply)
         if isinstance(reply.body, str):
@@ -163,9 +197,86 @@ async def _trickle(request: web.Request, reply: Reply) -> web.StreamResponse:
     return response
 
 
+async def _stream(
+    request: web.Request, reply: Reply, events: Sequence[dict[str, Any] | str]
+) -> web.StreamResponse:
+    headers = {"Content-Type": "text/event-stream", **reply.headers}
+    response = web.StreamResponse(status=reply.status, headers=headers)
+    await response.prepare(request)
+    for number, event in enumerate(events):
+        if reply.trickle_s and number:
+            await asyncio.sleep(reply.trickle_s)
+        text = event if isinstance(event, str) else f"data: {json.dumps(event)}\n\n"
+        await response.write(text.encode())
+    if reply.cut:
+        assert request.transport is not None
+        request.transport.abort()
+    elif events and isinstance(events[-1], dict):
+        await response.write(b"data: [DONE]\n\n")
+    return response
+
+
 def error_body(message: str, *, code: str | None = None) -> dict[str, Any]:
     """Return an error in OpenAI's shape."""
     return {"error": {"message": message, "type": "error", "param": None, "code": code}}
+
+
+def _events(
+    path: str, asked: Mapping[str, Any], reply: Reply
+) -> Sequence[dict[str, Any] | str] | None:
+    """Return what to stream; None where the answer comes whole."""
+    if reply.events is not None:
+        return reply.events
+    whole = reply.status == 200 and not isinstance(reply.body, str) and not reply.drop
+    whole = whole and reply.raw is None
+    if not asked.get("stream") or not whole:
+        return None
+    body = _usual_body(path, asked) if reply.body is None else reply.body
+    return list(_cut_up(body, asked)) if body.get("choices") else [body]
+
+
+def _cut_up(body: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a whole answer as the chunks that OpenAI would send."""
+    frame = {key: value for key, value in body.items() if key not in {"choices", "usage"}}
+    frame["object"] = str(body.get("object", "")).replace(
+        "chat.completion", "chat.completion.chunk"
+    )
+    (choice,) = body["choices"]
+    rest = {key: value for key, value in choice.items() if key not in {"message", "text"}}
+    open_ = {**rest, "finish_reason": None}
+    if "text" in choice:
+        parts: list[dict[str, Any]] = [{"text": word} for word in _words(choice["text"])]
+        last: dict[str, Any] = {"text": ""}
+    else:
+        parts = [{"delta": delta} for delta in _deltas(choice["message"])]
+        last = {"delta": {}}
+    for part in parts:
+        yield {**frame, "choices": [{**open_, **part}]}
+    yield {**frame, "choices": [{**rest, **last}]}
+    if (asked.get("stream_options") or {}).get("include_usage") and "usage" in body:
+        yield {**frame, "choices": [], "usage": body["usage"]}
+
+
+def _deltas(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    yield {"role": message["role"], "content": ""}
+    for name, value in message.items():
+        if name == "tool_calls":
+            for index, call in enumerate(value):
+                function = call["function"]
+                head = {**call, "function": {**function, "arguments": ""}}
+                yield {"tool_calls": [{"index": index, **head}]}
+                for piece in _words(function["arguments"]):
+                    yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+        elif isinstance(value, str) and name != "role":
+            for piece in _words(value):
+                yield {name: piece}
+        elif name != "role" and value is not None:
+            yield {name: value}
+
+
+def _words(text: str) -> list[str]:
+    """Cut a text into its words, each with the blanks behind it."""
+    return re.findall(r"\s*\S+\s*|\s+", text)
 
 
 def _usual_body(path: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,30 +2,46 @@
 
 litellm names its exceptions by what it made of a failure, and invents a status where there
 was none: a refused connection is its ``InternalServerError`` with status 500. What really
-happened is in the chain behind the exception (of the OpenAI SDK, httpx and the socket), so
-that is read first. The names decide where the chain says nothing.
+happened is in the chain behind the exception (see `_evidence`), so that is read first. The
+names decide where the chain says nothing.
 
-| what happened                     | litellm                     | ours                    |
-|-----------------------------------|-----------------------------|-------------------------|
-| 400, the prompt is too long       | ContextWindowExceededError  | ContextLengthError      |
-| 400, the content is refused       | ContentPolicyViolationError | ContentFilterError      |
-| 400, 422, any other               | BadRequestError             | BadRequestError         |
-| 401                               | AuthenticationError         | AuthenticationError     |
-| 402                               | PaymentRequiredError        | PermissionDeniedError   |
-| 403                               | APIError                    | PermissionDeniedError   |
-| 404                               | NotFoundError               | ModelNotFoundError      |
-| 408, 504, the client's own limit  | Timeout                     | ProviderTimeoutError    |
-| 429                               | RateLimitError              | RateLimitError          |
-| 500, 502, 503                     | one class for each          | ProviderServerError     |
-| refused, reset, no such host      | InternalServerError (500)   | ProviderConnectionError |
-| an answer that is no completion   | InternalServerError (500)   | ResponseError           |
+| what happened                             | ours                    | status   | retry |
+|-------------------------------------------|-------------------------|----------|-------|
+| the prompt is too long                    | ContextLengthError      | 400      | no    |
+| the content is refused                    | ContentFilterError      | 400      | no    |
+| 400, 413, 422, other 4xx                  | BadRequestError         | the same | no    |
+| 409, a conflict with another request      | BadRequestError         | 409      | yes   |
+| the key is missing                        | AuthenticationError     | none     | no    |
+| 401                                       | AuthenticationError     | 401      | no    |
+| 402, 403, 451                             | PermissionDeniedError   | the same | no    |
+| 404, 410                                  | ModelNotFoundError      | the same | no    |
+| 408, 504                                  | ProviderTimeoutError    | the same | yes   |
+| the client's own time limit               | ProviderTimeoutError    | none     | yes   |
+| 429, 498 (no capacity at Groq)            | RateLimitError          | the same | yes   |
+| 429 with the code ``insufficient_quota``  | RateLimitError          | 429      | no    |
+| 500, 502, 503, 529, other 5xx             | ProviderServerError     | the same | yes   |
+| an error with status 200, or in a stream  | as its code says, else  | none     |       |
+|                                           | ProviderServerError     |          | yes   |
+| no such host, refused, reset, cut short,  | ProviderConnectionError | none     | yes   |
+| something that is not HTTP                |                         |          |       |
+| TLS fails, such as for the certificate    | ProviderConnectionError | none     | no    |
+| 3xx that leads nowhere                    | ResponseError           | 3xx      | no    |
+| redirects in a circle                     | ResponseError           | none     | no    |
+| HTML, no JSON, JSON of another shape      | ResponseError           | none     | no    |
+| a request that cannot be built            | BadRequestError         | none     | no    |
+| a model without a provider that is known  | BadRequestError         | none     | no    |
+
+A used-up quota comes back when somebody pays, not when somebody waits. A completion changes
+nothing, so a conflict can only be about the moment; OpenAI's SDK repeats those, too. The wait
+is that of ``retry-after-ms`` or ``Retry-After``, whatever the status.
 """
 
 from __future__ import annotations
 
-import email.utils
 import re
-import time
+import ssl
+import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from rigging.error import (
@@ -44,9 +60,11 @@ from rigging.error import (
     ResponseError,
     RiggingError,
 )
+from rigging_litellm._evidence import Evidence, class_names
+from rigging_litellm._secrets import Redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Mapping
 
 __all__ = ["PROVIDER", "to_rigging_error"]
 
@@ -78,31 +96,72 @@ _BY_STATUS: Final[Mapping[int, type[GenerationError]]] = {
     403: PermissionDeniedError,
     404: ModelNotFoundError,
     408: ProviderTimeoutError,
+    410: ModelNotFoundError,
     429: RateLimitError,
+    451: PermissionDeniedError,
+    498: RateLimitError,
     504: ProviderTimeoutError,
 }
 
-# The ``code`` in an error of OpenAI's shape.
-_BY_CODE: Final[Mapping[str, type[GenerationError]]] = {
+# The ``code`` or ``type`` in an error's body.
+_BY_CODE: Final[Mapping[int | str, type[GenerationError]]] = {
     "content_filter": ContentFilterError,
     "content_policy_violation": ContentFilterError,
     "context_length_exceeded": ContextLengthError,
+    "insufficient_quota": RateLimitError,
+    "rate_limit_error": RateLimitError,
+    "rate_limit_exceeded": RateLimitError,
 }
+_QUOTA: Final = "insufficient_quota"
+_CONFLICT: Final = 409
+
+# What litellm does not recognise among the endpoints' ways to say so.
+_TOO_LONG: Final = re.compile(
+    r"context (?:length|window)|maximum model length|prompt is too long", re.IGNORECASE
+)
 
 # What httpx, aiohttp and the OpenAI SDK raise when no answer came, and none in time.
-_NO_ANSWER: Final = frozenset({"ConnectError", "ReadError", "WriteError", "RemoteProtocolError"})
 _TOO_LATE: Final = frozenset({"TimeoutException", "APITimeoutError", "TimeoutError"})
-_ANSWERED: Final = frozenset({"HTTPStatusError", "APIStatusError", "ClientResponseError"})
+_NO_ANSWER: Final = frozenset(
+    {
+        "ConnectError",
+        "ConnectionError",
+        "HttpProcessingError",  # where what came is not HTTP
+        "ReadError",
+        "RemoteProtocolError",
+        "SSLError",
+        "WriteError",
+    }
+)
+_IN_A_CIRCLE: Final = "TooManyRedirects"
+_NOT_BUILT: Final = frozenset({"InvalidURL", "LocalProtocolError", "UnsupportedProtocol"})
+_NOT_SENT: Final = "APIConnectionError"  # the SDK's, for whatever kept it from asking
+# The failures of TLS that are about who is at the other end, and not about the connection.
+_DISTRUST: Final = (ssl.SSLError, ssl.SSLCertVerificationError)
 
-# Verdicts that litellm also gives where it stumbled over an answer, which it then says in
-# words of its own, or which shows in what was raised.
-_GUESSED: Final = (ProviderServerError, ProviderConnectionError)
+# Verdicts that litellm also gives where it has no key, or stumbled over an answer. It then says
+# so in words of its own, or it shows in what was raised.
+_GUESSED: Final = (ProviderServerError, ProviderConnectionError, None)
+_NO_KEY: Final = re.compile(r"missing (?:\w+ )?(?:api key|credentials)", re.IGNORECASE)
 _NO_COMPLETION: Final = re.compile(r"invalid response|that is not a list|json", re.IGNORECASE)
 _STUMBLED: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
-_PREFIX: Final = re.compile(r"^(?:(?:litellm\.)?[A-Z]\w+(?:Error|Timeout|Exception): )+")
-_KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
-_SHORTEST_KEY: Final = 4  # characters; replacing shorter ones would only garble the text
+# What aiohttp says of an address with credentials, beside which litellm sends a key.
+_TWO_KEYS: Final = "Cannot combine AUTHORIZATION"
+
+_NO_PROVIDER: Final = "LLM Provider NOT provided"
+
+# What litellm puts around the words of others, and aiohttp's name of an object.
+_PREFIX: Final = re.compile(
+    r"^(?:(?:litellm\.)?[\w-]*(?:Error|Exception|Timeout)(?: \w*(?:Error|Timeout))?(?::| -) )+"
+)
+_ADDED: Final = re.compile(
+    r"\n\s*Traceback \(most recent call last\).*"
+    r"|\. Handle with `litellm\.\w+`\."
+    r"| ssl:(?:default|<[^>]*>)",
+    re.DOTALL,
+)
+_SAYS_NOTHING: Final = "Connection error."
 
 
 def to_rigging_error(
@@ -110,150 +169,153 @@ def to_rigging_error(
 ) -> RiggingError:
     """Return the error of ours for what litellm raised.
 
-    The key of the request is taken out of the text, and out of the texts of ``error`` and
-    of what stands behind it, since a traceback shows them all.
+    Keys are taken out of ``error`` and of what stands behind it, since a traceback shows
+    them all.
 
     Args:
         error: What litellm raised.
         model: The model that was asked.
         api_key: The key that the request carried, if it was given explicitly.
     """
-    chain = list(_chain(error))
-    _scrub(chain, _keys(chain) | {api_key or ""})
-    missing = next((e.name for e in chain if isinstance(e, ModuleNotFoundError)), None)
-    if missing:
+    evidence = Evidence(error)
+    cls = _judge(evidence)
+    status, retry_after = evidence.status, evidence.retry_after
+    missing = next((e.name for e in evidence.links if isinstance(e, ModuleNotFoundError)), None)
+    retryable = _retryable(evidence)
+    redactor = Redactor(evidence.links, api_key)
+    for link in evidence.links:
+        redactor.exception(link)
+    if missing and status is None:
         return MissingDependencyError(
             PROVIDER,
             f"litellm needs the module {missing!r} for {model!r}: `pip install {missing}`",
             missing,
         )
-    cls, status = _judge(error, chain)
-    text = _PREFIX.sub("", str(error)).strip() or type(error).__name__
-    return cls(text, provider=PROVIDER, model=model, status=status, retry_after=_retry_after(chain))
+    return cls(
+        redactor.text(_text(evidence, model)),
+        provider=PROVIDER,
+        model=model,
+        status=status,
+        retryable=retryable,
+        retry_after=retry_after,
+    )
 
 
-def _judge(
-    error: BaseException, chain: list[BaseException]
-) -> tuple[type[GenerationError], int | None]:
-    """Return the class, and the status of the answer if there was one."""
-    names = {name for link in chain if not _is_verdict(link) for name in _names(link)}
-    verdict = next((_BY_NAME[name] for name in _names(error) if name in _BY_NAME), None)
-    status = next((s for s in map(_status, chain) if s is not None), None)
-    coded = next((_BY_CODE[c] for c in map(_code, chain) if c in _BY_CODE), None)
-    if coded is not None:
-        return coded, status
-    if status is not None:
-        exact = _BY_STATUS.get(status) or _by_range(status)
-        # The verdict counts where it says more than the status does.
-        return verdict if verdict is not None and issubclass(verdict, exact) else exact, status
-    if names & _TOO_LATE:
-        return ProviderTimeoutError, None
-    if names & _NO_ANSWER or any(isinstance(link, ConnectionError) for link in chain):
-        return ProviderConnectionError, None
-    stumbled = any(isinstance(link, _STUMBLED) for link in chain)
-    if verdict in _GUESSED and (stumbled or _NO_COMPLETION.search(str(error))):
-        return ResponseError, None
-    return verdict or GenerationError, None
+# -- What happened -----------------------------------------------------------------------
 
 
-def _by_range(status: int) -> type[GenerationError]:
+def _judge(evidence: Evidence) -> type[GenerationError]:
+    by_name = _by_name(evidence.error)
+    coded = next((_BY_CODE[code] for code in evidence.codes if code in _BY_CODE), None)
+    if evidence.status is not None:
+        by_status = _by_status(evidence.status)
+        # A code or a name counts where it says more than the status does.
+        for said in (coded, by_name):
+            if said is not None and issubclass(said, by_status):
+                by_status = said
+        if by_status is BadRequestError and _TOO_LONG.search(_words(evidence)):
+            return ContextLengthError
+        return by_status
+    return coded or _without_status(evidence) or by_name or GenerationError
+
+
+def _by_name(error: BaseException) -> type[GenerationError] | None:
+    return next((_BY_NAME[name] for name in class_names(error) if name in _BY_NAME), None)
+
+
+def _by_status(status: int) -> type[GenerationError]:
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
     if status >= 500:
         return ProviderServerError
     return BadRequestError if status >= 400 else ResponseError
 
 
-# -- Reading the chain -------------------------------------------------------------------
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exception and what stands behind it."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
-
-
-def _names(link: BaseException) -> list[str]:
-    return [cls.__name__ for cls in type(link).__mro__]
-
-
-def _is_verdict(link: BaseException) -> bool:
-    # litellm's exceptions derive from the SDK's, and so look like evidence.
-    return type(link).__module__.startswith("litellm.")
-
-
-def _status(link: BaseException) -> int | None:
-    if _is_verdict(link) or _ANSWERED.isdisjoint(_names(link)):
+def _without_status(evidence: Evidence) -> type[GenerationError] | None:
+    """Return the class for a failure that is no refused answer; None if that is not known."""
+    names = evidence.names
+    stumbled = any(isinstance(link, _STUMBLED) for link in evidence.links)
+    if names & _TOO_LATE:
+        return ProviderTimeoutError
+    if names & _NO_ANSWER:
+        return ProviderConnectionError
+    if _IN_A_CIRCLE in names:
+        return ResponseError
+    if names & _NOT_BUILT or _TWO_KEYS in str(evidence.error):
+        return BadRequestError
+    if _NOT_SENT in names:
+        return BadRequestError if stumbled else ProviderConnectionError
+    if evidence.reports:
+        numbers = (code for code in evidence.codes if isinstance(code, int) and code >= 400)
+        return next(map(_by_status, numbers), ProviderServerError)
+    if evidence.has_answer:
+        return ResponseError
+    if _by_name(evidence.error) not in _GUESSED:
         return None
-    response: Any = getattr(link, "response", None)
-    status = getattr(response, "status_code", None) or getattr(link, "status", None)
-    return status if isinstance(status, int) else None
+    words = str(evidence.error)
+    if _NO_KEY.search(words):
+        return AuthenticationError
+    return ResponseError if stumbled or _NO_COMPLETION.search(words) else None
 
 
-def _code(link: BaseException) -> str:
-    code = getattr(link, "code", None)
-    return code if isinstance(code, str) else ""
+def _retryable(evidence: Evidence) -> bool | None:
+    """Return whether to try again, where that is not as for others of the class."""
+    if _QUOTA in evidence.codes or any(type(fact) in _DISTRUST for fact in evidence.facts):
+        return False
+    return True if evidence.status == _CONFLICT else None
 
 
-def _retry_after(chain: Iterable[BaseException]) -> float | None:
-    for link in chain:
-        headers: Any = getattr(link, "litellm_response_headers", None)
-        value = headers.get("retry-after") if headers else None
-        if value:
-            return _seconds(str(value))
-    return None
+# -- What to say -------------------------------------------------------------------------
 
 
-def _seconds(value: str) -> float | None:
-    """Read a Retry-After: seconds, or a date.
-
-    Source:
-        RFC 9110, section 10.2.3.
-    """
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+def _text(evidence: Evidence, model: str) -> str:
+    text = _words(evidence)
+    if _NO_PROVIDER in text:
+        return f"litellm does not know who provides {model!r}: write {_advice(model)}"
+    if text == _SAYS_NOTHING:
+        system = [fact for fact in reversed(evidence.facts) if isinstance(fact, OSError)]
+        causes = [said for fact in (*system, *evidence.facts) if (said := str(fact)) != text]
+        text = ": ".join([text.rstrip("."), *causes[:1]])
+    return text or type(evidence.error).__name__
 
 
-# -- Keeping keys out --------------------------------------------------------------------
+def _words(evidence: Evidence) -> str:
+    """Return the endpoint's words, else litellm's without its own additions."""
+    return evidence.message or _ADDED.sub("", _PREFIX.sub("", str(_spoken(evidence)))).strip()
 
 
-def _keys(chain: Iterable[BaseException]) -> set[str]:
-    """Return the keys that the request carried; litellm may have found one by itself."""
-    found: set[str] = set()
-    for link in chain:
-        headers: Any = getattr(_request(link), "headers", None) or {}
-        found.update(
-            str(headers[name]).removeprefix("Bearer ") for name in _KEY_HEADERS if name in headers
-        )
-    return found
+def _spoken(evidence: Evidence) -> BaseException:
+    """Return the exception that says it best: the original one of a stream that broke."""
+    for link in evidence.links:
+        original = getattr(link, "original_exception", None)
+        if isinstance(original, BaseException):
+            return original
+    return evidence.error
 
 
-def _request(link: BaseException) -> Any:
-    try:
-        return getattr(link, "request", None)
-    except RuntimeError:  # httpx: the request was never set
-        return None
+def _advice(model: str) -> str:
+    # litellm has raised, so it is imported.
+    provider = _likely_provider(sys.modules.get("litellm"), model)
+    return f"'{provider or '<provider>'}/{model}'"
 
 
-def _scrub(chain: Iterable[BaseException], keys: Iterable[str]) -> None:
-    secrets = [key for key in keys if len(key) >= _SHORTEST_KEY]
-    for link in chain:
-        link.args = tuple(_without(secrets, arg) for arg in link.args)
-        message = getattr(link, "message", None)
-        if isinstance(message, str):
-            link.__dict__["message"] = _without(secrets, message)
-
-
-def _without(secrets: Iterable[str], value: Any) -> Any:
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-    return value
+def _likely_provider(litellm: Any, model: str) -> str | None:
+    """Return who provides the model, else most of its family: those that share its first word."""
+    same: set[str] = set()
+    unprefixed: Counter[str] = Counter()
+    prefixed: Counter[str] = Counter()
+    for name, facts in getattr(litellm, "model_cost", {}).items():
+        prefix, _, own = name.rpartition("/")
+        provider = prefix or facts.get("litellm_provider")
+        if provider not in litellm.provider_list:
+            continue
+        if own == model:
+            same.add(provider)
+        if own.partition("-")[0] == model.partition("-")[0]:
+            (prefixed if prefix else unprefixed)[provider] += 1
+    # What litellm knows without a prefix is its first provider's; others offer it as well.
+    return max(
+        same or {*unprefixed, *prefixed},
+        key=lambda provider: (unprefixed[provider], prefixed[provider]),
+        default=None,
+    )

@@ -7,44 +7,57 @@ thread. Its global switches are left alone: whatever a request needs goes into i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
 from pydantic import Field, PrivateAttr
 
 from rigging.error import (
+    BadRequestError,
     InvalidMessageError,
     RiggingError,
+    TruncationWarning,
     UnsupportedParameterWarning,
 )
 from rigging.generator import Generator
+from rigging.limits import Left, Limiter, Limits
+from rigging_litellm import _models, _ollama
 from rigging_litellm._errors import PROVIDER, to_rigging_error
 from rigging_litellm._library import Library
-from rigging_litellm._limits import Limits
+from rigging_litellm._models import LeftOut
 from rigging_litellm._request import (
     CHAT_ONLY,
-    dropped_silently,
     refused_by_litellm,
+    refuses_usage,
     request_arguments,
+    streamed,
+    whole,
 )
 from rigging_litellm._results import to_message, to_text
+from rigging_litellm._streams import ChatReader, TextReader, read_stream
+from rigging_litellm._timeout import RequestTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
     from rigging.message import Message
     from rigging.params import GenerateParams
     from rigging.result import GeneratedMessage, GeneratedText
+    from rigging_litellm._streams import Reader
 
 __all__ = ["LiteLLMGenerator"]
 
 _InputT = TypeVar("_InputT")
 _ResultT = TypeVar("_ResultT")
+_FinishedT = TypeVar("_FinishedT", "GeneratedMessage", "GeneratedText")
 
-# litellm limits each read from the socket. What comes in small pieces for ever is stopped
-# this many seconds after its time, so that litellm's own, cleaner timeout comes first.
-_GRACE_S: Final = 1.0
+_Arguments: TypeAlias = dict[str, Any]
+_Call: TypeAlias = "Callable[..., Awaitable[Any]]"
+
+# Among the names of parameters that were warned about, none of which has a blank.
+_TRUNCATION: Final = "truncated prompt"
 
 
 class LiteLLMGenerator(Generator):
@@ -54,13 +67,18 @@ class LiteLLMGenerator(Generator):
     speaks OpenAI's protocol is ``openai/<name>`` with the parameter ``api_base``. Without
     ``api_key``, litellm reads the environment variable of the model's provider.
 
-    litellm's retries are off: a request reaches the endpoint once, and what came of it is
-    its result. A parameter that litellm knows the model not to take is left out, and an
-    `UnsupportedParameterWarning` names it once.
+    Names in ``params.extra`` that are litellm's own, such as ``api_version`` or ``metadata``,
+    are for litellm; what it does not know goes to the endpoint.
+
+    litellm's retries are off; those of `rigging.limits` take their place. A parameter that
+    litellm knows the model not to take is left out, and an `UnsupportedParameterWarning` names
+    it once.
 
     Attributes:
         max_connections: The most requests in flight at once, per event loop; 0 is no limit.
         min_delay_between_requests: Milliseconds between the starts of two requests.
+        max_retries: How often a request is made again after a failure that may pass; 0 leaves
+            every failure to the caller. See `rigging.limits`.
 
     Raises:
         MissingDependencyError: At the first request, if litellm is not installed.
@@ -80,9 +98,11 @@ class LiteLLMGenerator(Generator):
 
     max_connections: int = Field(default=10, ge=0)
     min_delay_between_requests: float = Field(default=0, ge=0, allow_inf_nan=False)
+    max_retries: int = Field(default=5, ge=0)
 
     _library: Library = PrivateAttr(default_factory=Library)
-    _limits: Limits = PrivateAttr(default_factory=Limits)
+    _limiter: Limiter = PrivateAttr(default_factory=Limiter)
+    _left_out: LeftOut = PrivateAttr(default_factory=LeftOut)
     _warned: set[str] = PrivateAttr(default_factory=set)
 
     async def generate_messages(
@@ -103,16 +123,9 @@ class LiteLLMGenerator(Generator):
         litellm = await self._library.get()
 
         async def one(conversation: Sequence[Message], own: GenerateParams) -> GeneratedMessage:
-            if not conversation:
-                raise InvalidMessageError("the conversation is empty: pass at least one message")
-            arguments = request_arguments(self.params.merge_with(own))
-            dropped = dropped_silently(litellm, self.model, arguments)
-            return await self._ask(
-                litellm.acompletion,
-                {"messages": [message.to_openai() for message in conversation]},
-                self._without(dropped, arguments),
-                to_message,
-            )
+            prompt, arguments = await self._chat(litellm, conversation, own)
+            result = await self._ask(litellm.acompletion, prompt, arguments, to_message)
+            return self._finished(prompt, arguments, result)
 
         return await _each(one, messages, params)
 
@@ -134,51 +147,233 @@ class LiteLLMGenerator(Generator):
         litellm = await self._library.get()
 
         async def one(text: str, own: GenerateParams) -> GeneratedText:
-            arguments = request_arguments(self.params.merge_with(own))
-            return await self._ask(
-                litellm.atext_completion,
-                {"prompt": text},
-                self._without(CHAT_ONLY, arguments),
-                to_text,
-            )
+            prompt, arguments = self._completion(litellm, text, own)
+            result = await self._ask(litellm.atext_completion, prompt, arguments, to_text)
+            return self._finished(prompt, arguments, result)
 
         return await _each(one, texts, params)
 
+    async def stream_messages(
+        self, messages: Sequence[Message], params: GenerateParams
+    ) -> AsyncGenerator[str | GeneratedMessage, None]:
+        """Continue one conversation, text by text.
+
+        Closing the stream, or cancelling its reader, ends the request; until then it counts
+        as one in flight. ``params.timeout`` limits the time that the endpoint takes for all
+        of it, without what the reader does in between.
+
+        Args:
+            messages: The conversation.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text as they come, then the finished result as the last item.
+
+        Raises:
+            GenerationError: If the provider failed.
+            MissingDependencyError: If litellm is not installed.
+        """
+        litellm = await self._library.get()
+        prompt, arguments = await self._chat(litellm, messages, params)
+        pieces = self._stream(
+            litellm.acompletion, prompt, arguments, lambda: ChatReader(litellm, self.model)
+        )
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece if isinstance(piece, str) else self._finished(prompt, arguments, piece)
+
+    async def stream_texts(
+        self, text: str, params: GenerateParams
+    ) -> AsyncGenerator[str | GeneratedText, None]:
+        """Continue one text, piece by piece; see `stream_messages`.
+
+        Args:
+            text: The prompt.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text as they come, then the finished result as the last item.
+
+        Raises:
+            GenerationError: If the provider failed.
+            MissingDependencyError: If litellm is not installed.
+        """
+        litellm = await self._library.get()
+        prompt, arguments = self._completion(litellm, text, params)
+        pieces = self._stream(
+            litellm.atext_completion, prompt, arguments, lambda: TextReader(self.model)
+        )
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece if isinstance(piece, str) else self._finished(prompt, arguments, piece)
+
+    async def supports_function_calling(self) -> bool | None:
+        """Return whether the model calls tools, as far as litellm knows.
+
+        Returns:
+            None if litellm does not know the model, such as one of your own server.
+
+        Raises:
+            MissingDependencyError: If litellm is not installed.
+        """
+        return await asyncio.to_thread(
+            _models.supports_function_calling,
+            await self._library.get(),
+            self.model,
+            self.params.api_base,
+        )
+
+    # -- What is sent --------------------------------------------------------------------
+
+    async def _chat(
+        self, litellm: Any, conversation: Sequence[Message], own: GenerateParams
+    ) -> tuple[_Arguments, _Arguments]:
+        """Return what says the conversation, and the other arguments of the call."""
+        if not conversation:
+            raise InvalidMessageError("the conversation is empty: pass at least one message")
+        _models.refuse_chat(litellm, self.model)
+        arguments = request_arguments(self.params.merge_with(own))
+        model = self.model
+        if _ollama.is_ollama(model):
+            model = _ollama.chat_model(model)
+            arguments = self._without(_ollama.NOT_IN_CHATS, arguments)
+            arguments = _ollama.native_arguments(arguments, raw=False)
+        dropped = await self._left_out.find(litellm, model, arguments)
+        messages = [message.to_openai() for message in conversation]
+        return {"model": model, "messages": messages}, self._without(dropped, arguments)
+
+    def _completion(
+        self, litellm: Any, text: str, own: GenerateParams
+    ) -> tuple[_Arguments, _Arguments]:
+        """Return what says the prompt, and the other arguments of the call."""
+        _models.refuse_text(litellm, self.model)
+        arguments = request_arguments(self.params.merge_with(own))
+        model = self.model
+        if _ollama.is_ollama(model):
+            model = _ollama.text_model(model)
+            arguments = _ollama.native_arguments(arguments, raw=True)
+        return {"model": model, "prompt": text}, self._without(CHAT_ONLY, arguments)
+
+    # -- Sending it ----------------------------------------------------------------------
+
     async def _ask(
         self,
-        call: Callable[..., Awaitable[Any]],
-        prompt: Mapping[str, Any],
-        arguments: dict[str, Any],
+        call: _Call,
+        prompt: _Arguments,
+        arguments: _Arguments,
         read: Callable[[Any, str], _ResultT],
     ) -> _ResultT:
-        """Send one request; what litellm says that the model does not take is left out."""
+        """Send one request and read its answer."""
+
+        async def attempt(left: Left) -> _ResultT:
+            with self._uniform_errors():
+                timeout = RequestTimeout(arguments.get("timeout"), self.model)
+                coming = call(**prompt, **whole(arguments), **self._fixed(left))
+                return read(await timeout.wait(coming), self.model)
+
         while True:
             try:
-                response = await self._send(call, {**prompt, **arguments})
-                return read(response, self.model)
-            except RiggingError:
-                raise
-            except Exception as error:
-                refused = refused_by_litellm(error, arguments)
+                return await self._limiter.run(
+                    attempt, self._limits, endpoint=self._endpoint(arguments)
+                )
+            except BadRequestError as error:
+                refused = refused_by_litellm(error.__cause__, arguments)
                 if not refused:
-                    raise to_rigging_error(error, model=self.model, api_key=self.api_key) from error
+                    raise
                 arguments = self._without(refused, arguments)
 
-    async def _send(self, call: Callable[..., Awaitable[Any]], arguments: dict[str, Any]) -> Any:
-        fixed: dict[str, Any] = {"model": self.model, "num_retries": 0, "max_retries": 0}
+    async def _stream(
+        self,
+        call: _Call,
+        prompt: _Arguments,
+        arguments: _Arguments,
+        make_reader: Callable[[], Reader[_ResultT]],
+    ) -> AsyncGenerator[str | _ResultT, None]:
+        """Send one request and read its answer as it comes."""
+        with_usage = "stream_options" not in arguments
+
+        async def attempt(left: Left) -> AsyncGenerator[str | _ResultT, None]:
+            sent = streamed(arguments, with_usage=with_usage)
+            with self._uniform_errors():
+                timeout = RequestTimeout(arguments.get("timeout"), self.model)
+                stream = await timeout.wait(call(**prompt, **sent, **self._fixed(left)))
+                async with contextlib.aclosing(
+                    read_stream(stream, make_reader(), timeout)
+                ) as pieces:
+                    async for piece in pieces:
+                        yield piece
+
+        while True:
+            pieces = self._limiter.stream(attempt, self._limits, endpoint=self._endpoint(arguments))
+            try:
+                async with contextlib.aclosing(pieces):
+                    async for piece in pieces:
+                        yield piece
+            except BadRequestError as error:
+                # Both come before the first piece.
+                refused = refused_by_litellm(error.__cause__, arguments)
+                no_usage = with_usage and refuses_usage(error.__cause__)
+                if not (refused or no_usage):
+                    raise
+                arguments = self._without(refused, arguments)
+                with_usage = not no_usage
+            else:
+                return
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(
+            max_connections=self.max_connections,
+            min_delay_s=self.min_delay_between_requests / 1000,
+            max_retries=self.max_retries,
+        )
+
+    def _endpoint(self, arguments: _Arguments) -> tuple[str, str | None]:
+        return self.model, arguments.get("api_base")
+
+    def _fixed(self, left: Left) -> _Arguments:
+        """Return what every request carries."""
+        fixed: dict[str, Any] = {"num_retries": 0, "max_retries": 0}
         if self.api_key is not None:
             fixed["api_key"] = self.api_key
-        limit_s = arguments.get("timeout")
-        slot = self._limits.slot(self.max_connections, self.min_delay_between_requests / 1000)
-        async with slot as left:
-            if self.min_delay_between_requests:
-                # litellm calls it when the request leaves, which is up to a second after
-                # this call: without it, the first requests would arrive all at once.
-                fixed["logger_fn"] = lambda _details: left()
-            async with asyncio.timeout(None if limit_s is None else limit_s + _GRACE_S):
-                return await call(**arguments, **fixed)
+        if self.min_delay_between_requests:
+            # litellm calls it when the request leaves, which is up to a second after the
+            # call: without it, the first requests would arrive all at once.
+            fixed["logger_fn"] = lambda _details: left()
+        return fixed
 
-    def _without(self, names: AbstractSet[str], arguments: dict[str, Any]) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def _uniform_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RiggingError:
+            raise
+        except Exception as error:
+            mapped = to_rigging_error(error, model=self.model, api_key=self.api_key)
+            if _ollama.is_ollama(self.model):
+                mapped = _ollama.with_advice(mapped)
+            raise mapped from error
+
+    # -- What came back ------------------------------------------------------------------
+
+    def _finished(
+        self, prompt: _Arguments, arguments: _Arguments, result: _FinishedT
+    ) -> _FinishedT:
+        """Return a result, and say once if Ollama has not read all of a prompt."""
+        if not _ollama.is_ollama(self.model):
+            return result
+        sign = _ollama.sign_of_truncation(prompt, arguments, result)
+        if sign and _TRUNCATION not in self._warned:
+            self._warned.add(_TRUNCATION)
+            warnings.warn(
+                f"{PROVIDER}!{self.model} seems to have cut a prompt: {sign}. Set extra.num_ctx "
+                f"to make room, or extra.truncate=false for an error instead",
+                TruncationWarning,
+                stacklevel=2,
+            )
+        return _ollama.with_stop_reason(arguments, result)
+
+    def _without(self, names: AbstractSet[str], arguments: _Arguments) -> _Arguments:
         """Leave out what cannot be sent, and say so once."""
         for name in sorted(names & arguments.keys() - self._warned):
             self._warned.add(name)

@@ -11,8 +11,9 @@ from rigging_litellm._errors import PROVIDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
-__all__ = ["to_message", "to_text"]
+__all__ = ["reported_usage", "to_message", "to_text"]
 
 # What has a place of its own in a result; everything else goes into `extra`.
 _RESPONSE: Final = frozenset({"choices", "usage", "object"})
@@ -45,8 +46,8 @@ def to_message(response: Any, model: str) -> GeneratedMessage:
     return GeneratedMessage(
         message=message,
         stop_reason=StopReason(choice.finish_reason),
-        usage=_usage(response),
-        extra=_extra(response, choice) | _rest(said, _MESSAGE),
+        usage=reported_usage(getattr(response, "usage", None)),
+        extra=_extra(response, choice) | _beside(said),
     )
 
 
@@ -62,7 +63,7 @@ def to_text(response: Any, model: str) -> GeneratedText:
     return GeneratedText(
         text=choice.text,
         stop_reason=StopReason(choice.finish_reason),
-        usage=_usage(response),
+        usage=reported_usage(getattr(response, "usage", None)),
         extra=_extra(response, choice),
     )
 
@@ -83,22 +84,45 @@ def _tool_calls(calls: Iterable[Any]) -> tuple[ToolCall, ...]:
     )
 
 
-def _usage(response: Any) -> Usage | None:
-    usage = _rest(getattr(response, "usage", None), frozenset())
+def reported_usage(usage: Any, exclude: AbstractSet[str] = frozenset()) -> Usage | None:
+    """Read the usage of an answer, all but ``exclude``; None if the endpoint reports none."""
+    counts = _rest(usage, exclude)
     # litellm fills in zeros where the endpoint says nothing.
-    if not any(usage.get(name) for name in _USAGE):
+    if not any(counts.get(name) for name in _USAGE):
         return None
-    return Usage(**{_USAGE.get(name, name): value for name, value in usage.items()})
+    return Usage(**{_USAGE.get(name, name): value for name, value in counts.items()})
 
 
 def _extra(response: Any, choice: Any) -> dict[str, Any]:
-    return _rest(response, _RESPONSE) | _rest(choice, _CHOICE)
+    return _rest(response, _RESPONSE) | _rest(choice, _CHOICE) | _cost(response)
 
 
-def _rest(part: Any, known: frozenset[str]) -> dict[str, Any]:
+def _beside(said: Any) -> dict[str, Any]:
+    """Return what a message holds beside its text and its calls."""
+    rest = _rest(said, _MESSAGE)
+    # litellm says some of it there once more, and of a stream only in part.
+    specific = rest.pop("provider_specific_fields", {})
+    specific = {k: v for k, v in specific.items() if k not in rest and _says_something(v)}
+    return rest | ({"provider_specific_fields": specific} if specific else {})
+
+
+def _cost(response: Any) -> dict[str, float]:
+    """Return the price of the request in US dollars, if litellm knows the model's."""
+    hidden = response._hidden_params
+    cost = hidden.get("response_cost") if isinstance(hidden, dict) else hidden.response_cost
+    return {"cost": cost} if cost else {}
+
+
+def _rest(part: Any, known: AbstractSet[str]) -> dict[str, Any]:
     """Return what a part of an answer holds beyond ``known``, as plain values."""
     if part is None:
         return {}
     # litellm puts objects where its own models declare others; what they hold is right.
     values = part.model_dump(exclude=set(known), exclude_none=True, warnings=False)
-    return {name: value for name, value in values.items() if value not in ({}, [], "")}
+    return {name: value for name, value in values.items() if _says_something(value)}
+
+
+def _says_something(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_says_something, value.values()))
+    return value not in (None, [], "")

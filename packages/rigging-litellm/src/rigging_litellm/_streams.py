@@ -1,0 +1,178 @@
+"""litellm's streams: pieces of text as they come, and the answer that they add up to.
+
+litellm hands out chunks of its own making. Where the endpoint reports no usage it counts
+tokens itself, and where no reason for the end came it says ``stop``. Neither is a fact, so
+what is reported here is read from the chunks that did come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from rigging.error import ResponseError
+from rigging.result import GeneratedMessage, GeneratedText, StopReason
+from rigging_litellm._errors import PROVIDER
+from rigging_litellm._results import reported_usage, to_message
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from rigging_litellm._timeout import RequestTimeout
+
+__all__ = ["ChatReader", "Reader", "TextReader", "read_stream"]
+
+_ResultT = TypeVar("_ResultT")
+_ResultT_co = TypeVar("_ResultT_co", covariant=True)
+
+
+class Reader(Protocol[_ResultT_co]):
+    """What is made of a stream's chunks."""
+
+    def piece(self, chunk: Any) -> str:
+        """Take a chunk; return the text in it, which may be empty."""
+
+    async def result(self, stream: Any) -> _ResultT_co:
+        """Return what the chunks add up to, once ``stream`` has ended.
+
+        Raises:
+            ResponseError: If no answer came.
+        """
+
+
+async def read_stream(
+    stream: Any, reader: Reader[_ResultT], limit: RequestTimeout
+) -> AsyncGenerator[str | _ResultT, None]:
+    """Yield the pieces of a stream of litellm's, then its result; the stream is closed.
+
+    Args:
+        stream: What litellm returned.
+        reader: For chunks of its kind.
+        limit: Of the request.
+
+    Raises:
+        ProviderTimeoutError: If the endpoint took too long.
+        ResponseError: If no answer came.
+        Exception: What litellm raises.
+    """
+    try:
+        chunks = aiter(stream)
+        while (chunk := await limit.wait(anext(chunks, None))) is not None:
+            if piece := reader.piece(chunk):
+                yield piece
+        yield await reader.result(stream)
+    finally:
+        await (stream.aclose() if hasattr(stream, "aclose") else _break_off(stream))
+
+
+async def _break_off(stream: Any) -> None:
+    """Close what stands behind a stream that cannot be closed, as those of texts cannot.
+
+    Whoever is cancelled while it waits for the endpoint closes the connection, so that is
+    what is done here.
+    """
+
+    async def read_on() -> None:
+        with contextlib.suppress(Exception):
+            async for _ in stream:
+                pass
+
+    reading = asyncio.create_task(read_on())
+    try:
+        await asyncio.sleep(0)  # until it waits
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
+class ChatReader:
+    """Reads the chunks of a chat completion."""
+
+    def __init__(self, litellm: Any, model: str) -> None:
+        self._litellm = litellm
+        self._model = model
+
+    def piece(self, chunk: Any) -> str:
+        """Return the text in a chunk."""
+        return (chunk.choices[0].delta.content or "") if chunk.choices else ""
+
+    async def result(self, stream: Any) -> GeneratedMessage:
+        """Put the message together, and what came beside it."""
+        chunks = stream.chunks
+        # In a thread, because that takes a while for thousands of chunks.
+        response = await asyncio.to_thread(
+            self._litellm.stream_chunk_builder, chunks, logging_obj=stream.logging_obj
+        )
+        if response is None:
+            raise _nothing(self._model)
+        hidden = response._hidden_params
+        response.model = hidden.get("provider_response_model", response.model)
+        _leave_reported(response, [chunk.usage for chunk in chunks if _has(chunk, "usage")])
+        whole = to_message(response, self._model)
+        ended = any(choice.finish_reason for chunk in chunks for choice in chunk.choices)
+        reason = whole.stop_reason if ended else StopReason.unknown
+        # The time of creation is that of our own clock.
+        extra = {name: value for name, value in whole.extra.items() if name != "created"}
+        return whole.model_copy(update={"stop_reason": reason, "extra": extra})
+
+
+class TextReader:
+    """Reads the chunks of a text completion.
+
+    litellm keeps the endpoint's name of the model and the log probabilities to itself, and
+    where the endpoint reports no usage there is no telling it from litellm's own count.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._pieces: list[str] = []
+        self._last: dict[str, Any] = {}
+
+    def piece(self, chunk: Any) -> str:
+        """Return the text in a chunk, and note what stands beside it."""
+        choice = chunk.choices[0]
+        facts = {"id": chunk.id, "usage": chunk.usage, "finish_reason": choice.finish_reason}
+        self._last |= {name: value for name, value in facts.items() if value is not None}
+        text: str = choice.text or ""
+        self._pieces.append(text)
+        return text
+
+    async def result(self, stream: Any) -> GeneratedText:  # noqa: ARG002 (all was said)
+        """Put the text together, and what came beside it."""
+        # The details and the cost are litellm's own.
+        usage = reported_usage(
+            self._last.get("usage"), exclude={"completion_tokens_details", "cost"}
+        )
+        text = "".join(self._pieces)
+        if not text and (usage is None or not usage.output_tokens):
+            raise _nothing(self._model)
+        cost = getattr(self._last.get("usage"), "cost", None)
+        return GeneratedText(
+            text=text,
+            stop_reason=StopReason(self._last.get("finish_reason", "unknown")),
+            usage=usage,
+            extra={"id": self._last["id"]} | ({"cost": cost} if cost else {}),
+        )
+
+
+def _leave_reported(response: Any, usages: Sequence[Any]) -> None:
+    """Take out of a response's usage what ``usages``, those of its chunks, do not hold."""
+    if not usages:
+        response.usage = None
+        response._hidden_params.pop("response_cost", None)
+    for name in ("completion_tokens_details", "cost"):
+        if not any(_has(usage, name) for usage in usages) and _has(response.usage, name):
+            delattr(response.usage, name)
+
+
+def _has(part: Any, name: str) -> bool:
+    return getattr(part, name, None) is not None
+
+
+def _nothing(model: str) -> ResponseError:
+    return ResponseError(
+        "the endpoint streamed nothing: it may not be able to stream, use run()",
+        provider=PROVIDER,
+        model=model,
+    )
