@@ -20,7 +20,7 @@ from typing import Final
 __all__ = ["Pace"]
 
 _MARGIN: Final = 0.95  # of the rate that was found, so that the next refusal is far off
-_FIRST: Final = 0.5  # of the rate that was refused first, when nothing else is known
+_BURST: Final = 20  # requests at once: a guess, as long as nothing else is known
 _DOUBLING_S: Final = 10.0  # of being held back without a refusal
 _NEAR_DOUBLING_S: Final = 120.0  # the same, where the rate is near to what was refused
 _NEAR: Final = (0.65, 1.25)  # of the refused rate
@@ -41,6 +41,7 @@ class Pace:
         self.holds_back = False
         self._held_s = 0.0  # how long requests waited for it since the last growth
         self._too_high = math.inf
+        self._is_known = False  # the rate, from more than one refusal
         self._refused_at: float | None = None  # the last refusal
         self._resumed_at = 0.0  # the first start after it
         self._last_start = -math.inf
@@ -63,7 +64,7 @@ class Pace:
     def grow(self) -> None:
         """Rise with a success, by how long requests were held back since the last one."""
         if self.rate is not None:
-            near = _NEAR[0] < self.rate / self._too_high < _NEAR[1]
+            near = self._is_known and _NEAR[0] < self.rate / self._too_high < _NEAR[1]
             self.rate *= 2 ** (self._held_s / (_NEAR_DOUBLING_S if near else _DOUBLING_S))
         self._held_s = 0.0
 
@@ -75,14 +76,15 @@ class Pace:
             self._too_high = self.rate
         if self._first is None or self._refused_at is None:
             self._first = (accepted, span_s)
-            found = self._too_high * _FIRST
+            bound = max(accepted - _BURST, accepted / 4) / span_s
         else:
+            self._is_known = True
             bound = accepted / max(now - self._refused_at, _SHORTEST_S)
             if span_s > 2 * self._first[1]:
                 beyond = (accepted - self._first[0]) / (span_s - self._first[1])
                 bound = max(bound, beyond)
-            found = math.sqrt(min(bound, self._too_high) * self._too_high) * _MARGIN
-        self.rate = max(found, _SLOWEST)
+        found = math.sqrt(min(bound, self._too_high) * self._too_high)
+        self.rate = max(found * _MARGIN, _SLOWEST)
         self._refused_at = now
         self._started = 0
         self._held_s = 0.0
