@@ -127,11 +127,16 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def bench(session: nox.Session) -> None:
-    """Print what imports and pipelines cost; the latter goes to benchmarks/RESULTS.md."""
-    _install(session, "core", constraints="core")
-    session.run("python", "benchmarks/import_time.py")
-    session.run("python", "benchmarks/pipelines.py")
+@nox.parametrize("suite", ("core", "litellm"), ids=("core", "litellm"))
+def bench(session: nox.Session, suite: str) -> None:
+    """Print what imports, pipelines and providers cost; the figures go to `benchmarks/`."""
+    _install_suite(session, suite)
+    session.env.update(LOCAL_ONLY)
+    if suite == "core":
+        session.run("python", "benchmarks/import_time.py")
+        session.run("python", "benchmarks/pipelines.py")
+    else:
+        session.run("python", "benchmarks/litellm_provider.py")
 
 
 @nox.session(default=False)

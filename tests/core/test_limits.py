@@ -10,6 +10,7 @@ import copy
 import gc
 import itertools
 import logging
+import random
 import threading
 import weakref
 from collections.abc import AsyncGenerator
@@ -347,6 +348,33 @@ def test_a_rate_limit_is_found_and_kept(answer_s: float, tells: bool) -> None:
     # With whole seconds for a limiter of 50 a second, most of each pause is for nothing.
     assert server.ended_at < ideal_s * (1.35 if tells else 1.15)
     assert server.refused < 100
+
+
+def test_an_endpoint_that_refuses_at_random_is_not_slowed_down_to_a_crawl() -> None:
+    chance = random.Random(5)  # noqa: S311
+    replies = [RateLimitError("busy") if chance.random() < 0.1 else None for _ in range(9_999)]
+    server = Server(replies, answer_s=0.02)
+
+    assert virtual_time.run(ask(server, Limits(), 2_000)) == ["answer"] * 2_000
+    assert server.starts[-1] < 80
+
+
+def test_a_rate_limit_that_is_lowered_and_raised_is_followed() -> None:
+    server, limiter = Bucket(answer_s=0.02, tells=False), Limiter()
+    took: list[float] = []
+
+    async def main() -> None:
+        for server.rate in [50.0, 10.0, 100.0]:
+            began = now()
+            server.refused = 0
+            await ask(server, Limits(max_connections=20), 1_000, limiter)
+            assert server.refused < 100
+            took.append(now() - began)
+
+    virtual_time.run(main())
+    assert took[0] < 25
+    assert took[1] < 130
+    assert took[2] < 40
 
 
 def test_a_bound_on_connections_is_found_and_kept() -> None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import rigging as rg
-from tests.support.openai_server import Reply
+from rigging.error import RateLimitError
+from tests.support.openai_server import Reply, error_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from rigging_litellm import LiteLLMGenerator
     from tests.support.openai_server import OpenAIServer
@@ -59,6 +61,85 @@ def test_requests_follow_each_other_no_closer_than_the_delay(
     for number, at in enumerate(others, start=1):
         assert at - first >= number * 0.040 - late_s
     assert server.peak > 1, "the delay is between starts, and does not wait for answers"
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_request_reaches_the_server_once_and_once_more_for_each_retry(
+    make: Make, server: OpenAIServer, retries: int
+) -> None:
+    server.usual = Reply(error_body("slow down"), 429, {"Retry-After": "0"})
+
+    with pytest.raises(RateLimitError, match="slow down"):
+        asyncio.run(make(max_retries=retries).chat("Hi").run())
+
+    assert len(server.requests) == 1 + retries
+
+
+def test_retry_after_keeps_all_requests_away(make: Make, server: OpenAIServer) -> None:
+    server.prepare(Reply(error_body("slow down"), 429, {"Retry-After": "1"}))
+    generator = make(max_retries=1, max_connections=1)
+
+    async def callers() -> None:
+        await asyncio.gather(
+            generator.chat("Hi").run_many(3),
+            generator.complete("Hi").run_many(3),
+            generator.generate_messages([HI] * 3, [rg.GenerateParams()] * 3),
+        )
+
+    asyncio.run(callers())
+
+    first, *others = (request.at for request in server.requests)
+    assert len(others) == 9
+    assert min(others) - first > 1.0
+
+
+@pytest.mark.parametrize("kind", ["chat", "complete"])
+def test_a_stream_that_is_refused_goes_again(make: Make, server: OpenAIServer, kind: str) -> None:
+    server.prepare(Reply(error_body("slow down"), 429), Reply(status=503))
+    generator = make(max_retries=2)
+    start = generator.chat if kind == "chat" else generator.complete
+
+    async def collect() -> list[str]:
+        return [piece async for piece in start("Hi").stream() if isinstance(piece, str)]
+
+    assert "".join(asyncio.run(collect())) == "You said: Hi"
+    assert len(server.requests) == 3
+
+
+def test_faults_in_between_are_made_good_and_nothing_is_sent_twice(
+    make: Make, server: OpenAIServer
+) -> None:
+    faults = [Reply(drop=True), Reply(error_body("oops"), 500), Reply(error_body("no"), 429)]
+    replies = [reply for fault in faults for reply in [fault, *[Reply(delay_s=0.02)] * 6]] * 3
+    server.prepare(*replies)
+    prompts = [f"number {n}" for n in range(60)]
+    generator = make(max_retries=5, max_connections=4)
+
+    chats = asyncio.run(generator.chat().run_batch(prompts))
+
+    assert [chat.last.text for chat in chats] == [f"You said: {prompt}" for prompt in prompts]
+    assert len(server.requests) == len(prompts) + 3 * len(faults)
+    assert server.peak <= 4
+
+
+def test_a_batch_against_a_dead_endpoint_ends_and_keeps_what_it_has(
+    make: Make, server: OpenAIServer, tmp_path: Path
+) -> None:
+    server.prepare(*[Reply()] * 5)
+    server.usual = Reply(error_body("down"), 503)
+    prompts = [f"number {n}" for n in range(500)]
+    options = {"max_retries": 1, "max_connections": 5}
+    file = tmp_path / "run.db"
+
+    chats = asyncio.run(
+        make(**options).chat().run_batch(prompts, on_failed="skip", checkpoint=file)
+    )
+
+    assert len(chats) == 5
+    server.reset()
+    chats = asyncio.run(make(**options).chat().run_batch(prompts, checkpoint=file))
+    assert len(chats) == 500
+    assert len(server.requests) == 495
 
 
 def test_a_request_that_fails_does_not_hold_up_the_next(make: Make, server: OpenAIServer) -> None:

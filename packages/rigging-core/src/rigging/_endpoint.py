@@ -17,7 +17,6 @@ __all__ = ["Endpoint", "a_little_more"]
 
 _logger: Final = logging.getLogger("rigging.limits")
 
-_BREATH_S: Final = 0.25  # for an endpoint that refuses and does not say for how long
 _LONGEST_PAUSE_S: Final = 600.0  # an endpoint that asks for more is given up
 _GIVEN_UP_S: Final = 30.0
 _DOUBLING_S: Final = 10.0  # of connections, while they are what holds requests back
@@ -115,14 +114,17 @@ class Endpoint:
         if self._given_up is not None:
             self.give_up(error)  # it is no better than before
         refused = isinstance(error, RateLimitError)
-        if error.retry_after is not None and error.retry_after > _LONGEST_PAUSE_S:
+        if refused:
+            self._pace.refused()
+            if burst == self._burst:
+                self._fall(error)
+        if error.retry_after is None:
+            if refused:
+                self._pause(self._pace.breath_s)
+        elif error.retry_after > _LONGEST_PAUSE_S:
             self.give_up(error, error.retry_after)
-        elif error.retry_after is not None:
+        else:
             self._pause(a_little_more(error.retry_after))
-        elif refused:
-            self._pause(_BREATH_S)
-        if refused and burst == self._burst:
-            self._fall(error)
 
     def give_up(self, error: GenerationError, seconds: float = _GIVEN_UP_S) -> None:
         """Let requests fail at once for so long; after that one at a time may try."""
@@ -157,15 +159,17 @@ class Endpoint:
         self._resumes_at = max(self._resumes_at, _now() + seconds)
 
     def _fall(self, error: GenerationError) -> None:
+        now = _now()
         self._burst += 1
-        if not self._pace.holds_back:
+        connections_hold_back = not self._pace.holds_back
+        self._pace.fall(now, sets_time=error.retry_after is not None)
+        if connections_hold_back and not self._pace.is_random(now):
             in_force = self._connections.limit or self._connections.in_flight
             self._allowed = max(in_force / 2, 1.0)
             self._set_limit()
         self._held_s = 0.0
-        self._pace.fall(_now())
-        limit = "any number of" if math.isinf(self._allowed) else int(self._allowed)
-        _logger.info("%s: %s connections and %.3g requests/s now", error, limit, self._pace.rate)
+        rate = self._pace.rate or math.inf
+        _logger.info("%s: %.0f connections and %.3g requests/s now", error, self._allowed, rate)
 
     def _set_limit(self) -> None:
         limit = min(self._allowed, self._ceiling or math.inf)
