@@ -493,7 +493,7 @@ def test_a_request_that_is_not_sent_says_so_and_why() -> None:
         (second,) = await ask(server, Limits(max_retries=1), 1, limiter)
         assert len(server.starts) == sent
         assert isinstance(second, BaseException)
-        assert second.__cause__ is first
+        assert str(second) == str(first)
         return second
 
     error = virtual_time.run(main())
@@ -565,6 +565,28 @@ def test_an_endpoint_that_wants_an_hour_is_given_up_for_an_hour() -> None:
     assert refused_at == pytest.approx(0.1)
     assert [type(error) for error in early] == [RateLimitError]
     assert late == ["answer"]
+
+
+def test_an_endpoint_that_refuses_what_it_is_asked_is_not_dead() -> None:
+    server, limiter = Server(answer_s=0.1), Limiter()
+    server.replies = [BadRequestError("no such content", status=400) for _ in range(9_999)]
+    unlucky = Server(dead(), answer_s=0.1)
+
+    async def main() -> list[str | BaseException]:
+        failing = asyncio.create_task(ask(unlucky, Limits(max_retries=2), 1, limiter))
+        results = await ask(server, Limits(max_retries=2), 300, limiter)
+        await failing
+        return results
+
+    results = virtual_time.run(main())
+    assert {type(result) for result in results} == {BadRequestError}
+    assert len(server.starts) == 300
+
+
+@pytest.mark.parametrize("name", ["max_connections", "min_delay_s", "max_retries"])
+def test_limits_below_zero_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be 0 or more, got -1"):
+        Limits(**{name: -1})
 
 
 # -- Streams -----------------------------------------------------------------------------

@@ -78,8 +78,8 @@ class TestTransformers(ServedModel):
         self, make: Callable[..., rg.Generator], server: ServerProcess
     ) -> None:
         prompts = [f"Say the number {number}." for number in range(8)]
-        # Twice as patient as the server is slow to start.
-        pipeline = make(options="max_retries=8,max_tokens=4").chat()
+        # Waits for two minutes at least; the server needs some twenty seconds.
+        pipeline = make(options="max_retries=14,max_tokens=4").chat()
         restart = threading.Thread(target=server.start)
 
         def kill(_: rg.Chat) -> None:
@@ -87,8 +87,10 @@ class TestTransformers(ServedModel):
                 server.kill()
                 restart.start()
 
-        chats = pipeline.watch(kill).run_batch_sync(prompts)
-        restart.join()
+        try:
+            chats = pipeline.watch(kill).run_batch_sync(prompts)
+        finally:
+            restart.join()
 
         assert [chat.messages[0].text for chat in chats] == prompts
 

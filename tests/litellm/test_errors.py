@@ -111,7 +111,7 @@ FAULTS = {
     "404": Fault(refused(404), Unknown, 404),
     "404-html": Fault(Reply("<html>Not Found</html>", 404), Unknown, 404),
     "408": Fault(refused(408), Late, 408, retryable=True),
-    "409": Fault(refused(409), Bad, 409, retryable=True),
+    "409": Fault(refused(409), Bad, 409),
     "410": Fault(refused(410), Unknown, 410),
     "413": Fault(refused(413), Bad, 413),
     "422": Fault(refused(422), Bad, 422),

@@ -1,7 +1,6 @@
-"""An OpenAI-compatible HTTP server on loopback, in a thread of its own.
+"""An OpenAI-compatible HTTP server on loopback.
 
-It answers, records what it was asked and when, and breaks down on command. It runs on an
-event loop of its own, so what it measures is not bent by the loop under test.
+It answers, records what it was asked and when, and breaks down on command.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import re
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -18,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from tests.support.loopback import LoopbackServer
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
 
 __all__ = ["OpenAIServer", "Reply", "Request", "error_body"]
 
@@ -64,8 +63,8 @@ class Request:
     at: float
 
 
-class OpenAIServer:
-    """Serves ``/v1/chat/completions`` and ``/v1/completions``, as a context manager.
+class OpenAIServer(LoopbackServer):
+    """Serves ``chat/completions`` and ``completions``, below ``/v1`` and at the root.
 
     Attributes:
         requests: What arrived, in order.
@@ -75,27 +74,19 @@ class OpenAIServer:
     """
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self.peak = 0
-        self.hung_up = 0
-        self.usual = Reply()
-        self._prepared: deque[Reply] = deque()
+        super().__init__()
         self._in_flight = 0
-        self._port = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="openai-server", daemon=True
-        )
+        self.reset()
 
     @property
     def root(self) -> str:
         """The address without a path."""
-        return self.url.removesuffix("/v1")
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
         """The ``api_base``."""
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"{self.root}/v1"
 
     def prepare(self, *replies: Reply) -> None:
         """Answer the next requests with these, one each."""
@@ -113,40 +104,15 @@ class OpenAIServer:
 
     def reset(self) -> None:
         """Forget what arrived and what was prepared."""
-        self.requests.clear()
-        self._prepared.clear()
-        self.usual = Reply()
+        self.requests: list[Request] = []
         self.peak = 0
         self.hung_up = 0
+        self.usual = Reply()
+        self._prepared: deque[Reply] = deque()
 
-    def __enter__(self) -> OpenAIServer:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(timeout=10)
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(timeout=10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _start(self) -> None:
-        app = web.Application(client_max_size=2**26)
-        app.router.add_post("/v1/{path:.*}", self._handle)
-        app.router.add_post("/{path:.*}", self._handle)
-        # A caller that hangs up is in flight no more.
-        self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
-        )
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/v1/{path:.*}", self._handle)
+        router.add_post("/{path:.*}", self._handle)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         at = time.monotonic()

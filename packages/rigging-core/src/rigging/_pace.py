@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import islice
 from typing import Final, NamedTuple
 
 __all__ = ["Pace"]
@@ -45,6 +46,7 @@ _LONGEST_BREATH_S: Final = 0.25
 # Refusals that have nothing to do with the rate: at most so large a share of requests before
 # the rate was halved, and still more than that after it.
 _FEW, _NONE = 0.25, 0.04
+_SPREAD: Final = 1.25  # among the last refused rates, at least
 _RANDOM_S: Final = 60.0
 
 _SLOWEST: Final = 1 / 60  # requests per second
@@ -106,7 +108,7 @@ class Pace:
             doubling_s = _DOUBLING_S if len(self._refusals) > 1 else _FIRST_DOUBLING_S
             if self._is_careful and _NEAR[0] < self.rate / self._too_high < _NEAR[1]:
                 doubling_s = _NEAR_DOUBLING_S
-            self.rate *= 2 ** (self._held_s / doubling_s)
+            self.rate *= 2 ** min(self._held_s / doubling_s, 1.0)
         self._held_s = 0.0
 
     def fall(self, now: float, *, sets_time: bool) -> None:
@@ -151,11 +153,19 @@ class Pace:
             return
         oldest, middle = self._refusals[0], self._refusals[_REMEMBERED // 2]
         half = _REMEMBERED / 2
-        before = half / (half + middle.accepted - oldest.accepted)
-        after = half / (half + self._accepted - middle.accepted)
+        # More may turn out to be refused than was known then, hence the bounds.
+        before = half / (half + max(middle.accepted - oldest.accepted, 0))
+        after = half / (half + max(self._accepted - middle.accepted, 0))
+        # Where refusals keep coming at about the same rate, that rate is a limit.
+        spread = max(last.rate for last in islice(self._refusals, _REMEMBERED // 2, None))
         if before > _FEW and after > _FEW:
             self._is_random_until = -math.inf
-        elif before < _FEW and after > _NONE and self._too_high < oldest.rate / 2:
+        elif (
+            before < _FEW
+            and after > _NONE
+            and self._too_high < oldest.rate / 2
+            and self._too_high < spread / _SPREAD
+        ):
             self._is_random_until = now + _RANDOM_S
 
     def _measured(self, now: float) -> tuple[float, int, float]:

@@ -54,8 +54,8 @@ class Slots:
             self._waiting.append(turn)
         try:
             await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+        except BaseException:
+            if not turn.cancel() and not turn.cancelled():
                 self.free()  # the place came in the same moment
             raise
 

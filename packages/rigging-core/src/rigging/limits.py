@@ -9,12 +9,13 @@ function that makes one attempt:
   starts of any two, whichever endpoint they go to and whoever calls.
 - An attempt that ends in a `GenerationError` that is ``retryable`` is made again, up to
   ``max_retries`` times. While a request waits for that, it holds no place.
-- An endpoint that refuses (`RateLimitError`) gets less: once per burst of refusals the
-  connections in force are halved, or, where requests already started at a pace, that is
-  lowered. Both grow again with successes, while they are what holds requests back.
+- An endpoint that refuses (`RateLimitError`) gets less, once per burst of refusals: requests
+  start at a pace, or at a slower one, and the connections in force are halved, unless the
+  pace was what held requests back. Both grow again with successes, while they hold requests
+  back. Where refusals turn out to be random, there is no pace for a minute (`rigging._pace`).
 - ``retry_after`` keeps all requests from that endpoint for as long, and a little longer.
 - An endpoint that stays dead is given up: when a request has used up its retries and no
-  other one succeeded meanwhile, all that wait fail at once, and for half a minute all that
+  other one was answered meanwhile, all that wait fail at once, and for half a minute all that
   come. The same goes for an endpoint that wants to be left alone for more than ten minutes.
 
 With ``max_retries=0`` only the first of these holds: the rest is the caller's.
@@ -33,9 +34,9 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from rigging._endpoint import Endpoint, a_little_more
+from rigging._endpoint import Attempt, Endpoint, a_little_more
 from rigging._slots import Slots
-from rigging.error import GenerationError
+from rigging.error import GenerationError, ResponseError
 
 __all__ = ["Left", "Limiter", "Limits"]
 
@@ -57,12 +58,21 @@ class Limits:
     Attributes:
         max_connections: The most requests in flight at once; 0 is no limit.
         min_delay_s: Seconds between the starts of two requests.
-        max_retries: How often a request is made again after a failure that may pass.
+        max_retries: How often a request is made again after a failure that may pass. With
+            0, the limiter holds the other two and learns nothing: the rest is the caller's.
+
+    Raises:
+        ValueError: If one of them is negative.
     """
 
     max_connections: int = 10
     min_delay_s: float = 0.0
     max_retries: int = 5
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
 class Limiter:
@@ -140,6 +150,7 @@ class Limiter:
                 async with request.turn() as left, contextlib.aclosing(attempt(left)) as pieces:
                     async for piece in pieces:
                         begun = True
+                        request.begin()
                         yield piece
             except GenerationError as error:
                 if begun:
@@ -190,17 +201,20 @@ class _Gate:
         except BaseException:
             self._departure.free()
             raise
-        said = threading.Event()
+        has_left = False
 
         def gone() -> None:
-            self._left_at = loop.time()
-            self._departure.free()
+            nonlocal has_left
+            if not has_left:
+                has_left = True
+                self._left_at = loop.time()
+                self._departure.free()
 
         def left() -> None:
-            if not said.is_set():
-                said.set()
+            if not has_left:
                 # On the loop, which gets to it when whoever said so has gone on to the socket.
-                loop.call_soon_threadsafe(gone)
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(gone)
 
         return left
 
@@ -214,32 +228,48 @@ class _Request:
         self._endpoint = gate.endpoint(endpoint)
         self._retries = 0
         self._began_at = math.inf
+        self._last: Attempt | None = None
+        self._has_begun = False
+        gate.connections.limit = limits.max_connections or None
+        self._endpoint.set_ceiling(limits.max_connections or None)
+
+    def begin(self) -> None:
+        """Note that the answer has begun."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._endpoint.answered()
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[Left]:
         """Wait for the turn of one attempt; what comes of the block is counted."""
-        gate, endpoint, limits = self._gate, self._endpoint, self._limits
-        gate.connections.limit = limits.max_connections or None
-        endpoint.set_ceiling(limits.max_connections or None)
-        burst = await endpoint.enter(again=self._retries > 0)
-        try:
-            await gate.connections.take()
+        if not self._limits.max_retries:
+            left = await self._depart()
             try:
-                left = await gate.depart(limits.min_delay_s)
-                self._began_at = min(self._began_at, asyncio.get_running_loop().time())
-                try:
-                    yield left
-                except GenerationError as error:
-                    if limits.max_retries and error.retryable:
-                        endpoint.failed(burst, error)
-                    raise
-                finally:
-                    left()
-                endpoint.succeeded(burst)
+                yield left
             finally:
-                gate.connections.free()
+                self._withdraw(left)
+            return
+        endpoint = self._endpoint
+        attempt, left = await endpoint.start(self._depart, self._withdraw, again=self._retries > 0)
+        self._last = attempt
+        self._began_at = min(self._began_at, attempt.started_at)
+        try:
+            yield left
+        except GenerationError as error:
+            if error.retryable:
+                endpoint.failed(attempt, error)
+            elif error.status is not None or isinstance(error, ResponseError):
+                endpoint.answered()
+            raise
+        except BaseException:
+            if self._has_begun:
+                endpoint.succeeded(attempt)  # its reader has seen enough
+            raise
+        else:
+            endpoint.succeeded(attempt)
         finally:
-            endpoint.leave()
+            self._withdraw(left)
+            endpoint.end(attempt)
 
     async def wait_after(self, error: GenerationError) -> None:
         """Wait until the next attempt.
@@ -248,11 +278,10 @@ class _Request:
             GenerationError: The error itself, if there is to be none.
         """
         most = self._limits.max_retries
-        if not error.retryable or not most or self._endpoint.is_given_up:
+        if self._last is None or not error.retryable or self._endpoint.is_given_up:
             raise error
         if self._retries == most:
-            if self._endpoint.succeeded_at < self._began_at:
-                self._endpoint.give_up(error)
+            self._endpoint.exhausted(error, self._began_at, self._last)
             raise error
         if error.retry_after is not None:
             wait_s = a_little_more(error.retry_after)
@@ -261,9 +290,21 @@ class _Request:
             wait_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311 (no secret)
         self._retries += 1
         # An address that is wrong shows in this, while everybody waits.
-        level = logging.WARNING if self._endpoint.is_first_failure() else logging.INFO
+        level = logging.WARNING if self._endpoint.tell_first_failure() else logging.INFO
         _logger.log(level, "%s; retry %d of %d in %.2g s", error, self._retries, most, wait_s)
-        await asyncio.sleep(wait_s)
+        await self._endpoint.sleep(wait_s)
+
+    async def _depart(self) -> Left:
+        await self._gate.connections.take()
+        try:
+            return await self._gate.depart(self._limits.min_delay_s)
+        except BaseException:
+            self._gate.connections.free()
+            raise
+
+    def _withdraw(self, left: Left) -> None:
+        left()
+        self._gate.connections.free()
 
 
 def _nothing() -> None:

@@ -9,8 +9,7 @@ names decide where the chain says nothing.
 |-------------------------------------------|-------------------------|----------|-------|
 | the prompt is too long                    | ContextLengthError      | 400      | no    |
 | the content is refused                    | ContentFilterError      | 400      | no    |
-| 400, 413, 422, other 4xx                  | BadRequestError         | the same | no    |
-| 409, a conflict with another request      | BadRequestError         | 409      | yes   |
+| 400, 409, 413, 422, other 4xx             | BadRequestError         | the same | no    |
 | the key is missing                        | AuthenticationError     | none     | no    |
 | 401                                       | AuthenticationError     | 401      | no    |
 | 402, 403, 451                             | PermissionDeniedError   | the same | no    |
@@ -20,8 +19,10 @@ names decide where the chain says nothing.
 | 429, 498 (no capacity at Groq)            | RateLimitError          | the same | yes   |
 | 429 with the code ``insufficient_quota``  | RateLimitError          | 429      | no    |
 | 500, 502, 503, 529, other 5xx             | ProviderServerError     | the same | yes   |
-| an error with status 200, or in a stream  | as its code says, else  | none     |       |
-|                                           | ProviderServerError     |          | yes   |
+| an error in a chat's answer of status 200 | as its code says, else  | none     | as    |
+| or in a stream                            | ProviderServerError     |          | its   |
+|                                           |                         |          | class |
+| the same in the answer to a text          | ResponseError           | none     | no    |
 | no such host, refused, reset, cut short,  | ProviderConnectionError | none     | yes   |
 | something that is not HTTP                |                         |          |       |
 | TLS fails, such as for the certificate    | ProviderConnectionError | none     | no    |
@@ -30,10 +31,10 @@ names decide where the chain says nothing.
 | HTML, no JSON, JSON of another shape      | ResponseError           | none     | no    |
 | a request that cannot be built            | BadRequestError         | none     | no    |
 | a model without a provider that is known  | BadRequestError         | none     | no    |
+| a package that litellm needs is missing   | MissingDependencyError  |          |       |
 
-A used-up quota comes back when somebody pays, not when somebody waits. A completion changes
-nothing, so a conflict can only be about the moment; OpenAI's SDK repeats those, too. The wait
-is that of ``retry-after-ms`` or ``Retry-After``, whatever the status.
+A used-up quota comes back when somebody pays, not when somebody waits. The wait is that of
+``retry-after-ms`` or ``Retry-After``, whatever the status.
 """
 
 from __future__ import annotations
@@ -86,7 +87,6 @@ _BY_NAME: Final[Mapping[str, type[GenerationError]]] = {
     "RateLimitError": RateLimitError,
     "ServiceUnavailableError": ProviderServerError,
     "Timeout": ProviderTimeoutError,
-    "TimeoutError": ProviderTimeoutError,
     "UnprocessableEntityError": BadRequestError,
 }
 
@@ -113,7 +113,6 @@ _BY_CODE: Final[Mapping[int | str, type[GenerationError]]] = {
     "rate_limit_exceeded": RateLimitError,
 }
 _QUOTA: Final = "insufficient_quota"
-_CONFLICT: Final = 409
 
 # What litellm does not recognise among the endpoints' ways to say so.
 _TOO_LONG: Final = re.compile(
@@ -143,7 +142,9 @@ _DISTRUST: Final = (ssl.SSLError, ssl.SSLCertVerificationError)
 # so in words of its own, or it shows in what was raised.
 _GUESSED: Final = (ProviderServerError, ProviderConnectionError, None)
 _NO_KEY: Final = re.compile(r"missing (?:\w+ )?(?:api key|credentials)", re.IGNORECASE)
-_NO_COMPLETION: Final = re.compile(r"invalid response|that is not a list|json", re.IGNORECASE)
+_NO_COMPLETION: Final = re.compile(
+    r"invalid response|that is not a list|no 'choices'|string response|json", re.IGNORECASE
+)
 _STUMBLED: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 # What aiohttp says of an address with credentials, beside which litellm sends a key.
@@ -259,10 +260,9 @@ def _without_status(evidence: Evidence) -> type[GenerationError] | None:
 
 
 def _retryable(evidence: Evidence) -> bool | None:
-    """Return whether to try again, where that is not as for others of the class."""
-    if _QUOTA in evidence.codes or any(type(fact) in _DISTRUST for fact in evidence.facts):
-        return False
-    return True if evidence.status == _CONFLICT else None
+    """Return whether to try again; None for as with others of the class."""
+    hopeless = _QUOTA in evidence.codes or any(type(fact) in _DISTRUST for fact in evidence.facts)
+    return False if hopeless else None
 
 
 # -- What to say -------------------------------------------------------------------------

@@ -21,6 +21,8 @@ __all__ = ["Evidence", "class_names"]
 # An exception with one of these names was raised for an answer with an HTTP status.
 _STATUS_ERRORS: Final = frozenset({"HTTPStatusError", "APIStatusError"})
 
+_NO_CODE: Final = 422
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -115,8 +117,10 @@ def _headers(link: BaseException) -> Mapping[str, str]:
 
 def _report(fact: BaseException) -> Mapping[str, object] | None:
     if type(fact) is Exception and hasattr(fact, "status_code"):
-        # litellm raises it for an error that comes with status 200, and sets these.
-        return {"code": fact.status_code, "message": getattr(fact, "message", "")}
+        # litellm raises it for an error that comes with status 200, and sets these: 422 also
+        # where the error brings no code.
+        code = getattr(fact, "code", None) if fact.status_code == _NO_CODE else fact.status_code
+        return {"code": code, "message": getattr(fact, "message", "")}
     body = getattr(fact, "body", None)
     if body is None:
         try:

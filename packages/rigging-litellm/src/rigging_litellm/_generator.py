@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar
 
 from pydantic import Field, PrivateAttr
 
@@ -17,6 +17,7 @@ from rigging.error import (
     BadRequestError,
     InvalidMessageError,
     RiggingError,
+    RiggingWarning,
     TruncationWarning,
     UnsupportedParameterWarning,
 )
@@ -24,8 +25,8 @@ from rigging.generator import Generator
 from rigging.limits import Left, Limiter, Limits
 from rigging_litellm import _models, _ollama
 from rigging_litellm._errors import PROVIDER, to_rigging_error
+from rigging_litellm._left_out import LeftOut
 from rigging_litellm._library import Library
-from rigging_litellm._models import LeftOut
 from rigging_litellm._request import (
     CHAT_ONLY,
     refused_by_litellm,
@@ -55,9 +56,6 @@ _FinishedT = TypeVar("_FinishedT", "GeneratedMessage", "GeneratedText")
 
 _Arguments: TypeAlias = dict[str, Any]
 _Call: TypeAlias = "Callable[..., Awaitable[Any]]"
-
-# Among the names of parameters that were warned about, none of which has a blank.
-_TRUNCATION: Final = "truncated prompt"
 
 
 class LiteLLMGenerator(Generator):
@@ -103,7 +101,14 @@ class LiteLLMGenerator(Generator):
     _library: Library = PrivateAttr(default_factory=Library)
     _limiter: Limiter = PrivateAttr(default_factory=Limiter)
     _left_out: LeftOut = PrivateAttr(default_factory=LeftOut)
-    _warned: set[str] = PrivateAttr(default_factory=set)
+    _warned: set[tuple[str, object]] = PrivateAttr(default_factory=set)  # model, and of what
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        # As with a deep copy: its limits are its own, and so is what it was warned about.
+        copied._limiter = Limiter()
+        copied._warned = set()
+        return copied
 
     async def generate_messages(
         self, messages: Sequence[Sequence[Message]], params: Sequence[GenerateParams]
@@ -359,30 +364,36 @@ class LiteLLMGenerator(Generator):
     def _finished(
         self, prompt: _Arguments, arguments: _Arguments, result: _FinishedT
     ) -> _FinishedT:
-        """Return a result, and say once if Ollama has not read all of a prompt."""
+        """Return a result, after a look at what Ollama has made of the prompt."""
         if not _ollama.is_ollama(self.model):
             return result
+        _ollama.check(result, self.model)
         sign = _ollama.sign_of_truncation(prompt, arguments, result)
-        if sign and _TRUNCATION not in self._warned:
-            self._warned.add(_TRUNCATION)
-            warnings.warn(
+        if sign:
+            self._warn_once(
+                TruncationWarning,
                 f"{PROVIDER}!{self.model} seems to have cut a prompt: {sign}. Set extra.num_ctx "
                 f"to make room, or extra.truncate=false for an error instead",
-                TruncationWarning,
-                stacklevel=2,
             )
         return _ollama.with_stop_reason(arguments, result)
 
     def _without(self, names: AbstractSet[str], arguments: _Arguments) -> _Arguments:
         """Leave out what cannot be sent, and say so once."""
-        for name in sorted(names & arguments.keys() - self._warned):
-            self._warned.add(name)
-            warnings.warn(
-                f"{PROVIDER}!{self.model} does not take {name!r}: it is left out",
+        for name in sorted(names & arguments.keys()):
+            self._warn_once(
                 UnsupportedParameterWarning,
-                stacklevel=2,
+                f"{PROVIDER}!{self.model} does not take {name!r}: it is left out",
+                about=name,
             )
         return {name: value for name, value in arguments.items() if name not in names}
+
+    def _warn_once(
+        self, category: type[RiggingWarning], text: str, *, about: str | None = None
+    ) -> None:
+        what = (self.model, about or category)
+        if what not in self._warned:
+            self._warned.add(what)
+            warnings.warn(text, category, stacklevel=3)
 
 
 async def _each(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
-from typing import Any
+from typing import Any, Final
 
 from rigging.error import MissingDependencyError
 from rigging_litellm._errors import PROVIDER
 
 __all__ = ["Library"]
+
+# What litellm imports with the first request and the first stream, on the event loop.
+_LATER: Final = ("openai.resources", "litellm.litellm_core_utils.default_encoding")
 
 
 class Library:
@@ -34,7 +38,7 @@ class Library:
 
 def _import_litellm() -> Any:
     try:
-        return importlib.import_module("litellm")
+        litellm = importlib.import_module("litellm")
     except ModuleNotFoundError as error:
         missing = (error.name or "litellm").partition(".")[0]
         again = "" if missing == "litellm" else "--force-reinstall "
@@ -44,3 +48,7 @@ def _import_litellm() -> Any:
             f"`pip install {again}rigging-litellm`",
             missing,
         ) from error
+    for name in _LATER:
+        with contextlib.suppress(ImportError):  # another release may not have it
+            importlib.import_module(name)
+    return litellm

@@ -29,9 +29,11 @@ from rigging.error import (
     ModelNotFoundError,
     ProviderConnectionError,
     ProviderServerError,
+    ResponseError,
     RiggingError,
 )
 from rigging.result import GeneratedMessage, GeneratedText, StopReason
+from rigging_litellm._errors import PROVIDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOT_IN_CHATS",
     "chat_model",
+    "check",
     "is_ollama",
     "native_arguments",
     "sign_of_truncation",
@@ -111,6 +114,17 @@ def native_arguments(arguments: Mapping[str, Any], *, raw: bool) -> dict[str, An
             _ALSO_TAKEN,
         ]
     return options
+
+
+def check(result: GeneratedMessage | GeneratedText, model: str) -> None:
+    """Refuse a text that is none: litellm makes an empty one of any JSON.
+
+    Raises:
+        ResponseError: If nothing was generated.
+    """
+    empty = isinstance(result, GeneratedText) and not result.text
+    if empty and not (result.usage and result.usage.output_tokens):
+        raise ResponseError("the answer holds no text", provider=PROVIDER, model=model)
 
 
 def with_stop_reason(arguments: Mapping[str, Any], result: _ResultT) -> _ResultT:
@@ -196,5 +210,6 @@ def _again(
         provider=error.provider,
         model=error.model,
         status=error.status,
+        retryable=error.retryable if cls is None else None,
         retry_after=error.retry_after,
     )

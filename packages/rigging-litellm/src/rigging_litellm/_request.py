@@ -28,7 +28,18 @@ __all__ = [
 ]
 
 # What text completions have no place for; litellm notices only some of it.
-CHAT_ONLY: Final = frozenset({"tools", "tool_choice", "parallel_tool_calls", "modalities", "audio"})
+CHAT_ONLY: Final = frozenset(
+    {
+        "audio",
+        "max_completion_tokens",
+        "modalities",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "response_format",
+        "tool_choice",
+        "tools",
+    }
+)
 
 # Names in `extra` that would change what the generator itself promises -> what to do instead.
 _RESERVED: Final[Mapping[str, str]] = {

@@ -6,6 +6,7 @@ one. A traceback shows the whole chain of exceptions, so each link of it is clea
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ _KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key"
 _SHORTEST_KEY: Final = 4  # characters; replacing shorter ones would only garble the text
 _HEAD: Final = 4  # characters of a key that tell it, where the rest is left out
 
+_KEY_VARIABLE: Final = re.compile(r"_(?:API_?KEY|TOKEN)$")
 _USER_IN_URL: Final = re.compile(r"(?<=://)[^\s/@'\"]+@")
 _KEY_IN_URL: Final = re.compile(
     r"(?<=[?&])((?:api[-_]?)?key|(?:access[-_]?)?token|sig(?:nature)?)=[^\s&'\"]+", re.IGNORECASE
@@ -30,12 +32,15 @@ class Redactor:
     """Replaces what may be a key by ``***``.
 
     Args:
-        links: The exceptions of a chain; the keys are those that their requests carried.
+        links: The exceptions of a chain; keys are what their requests carried, and what the
+            environment holds under such names.
         api_key: The key that was given explicitly, if one was.
     """
 
     def __init__(self, links: Iterable[BaseException], api_key: str | None) -> None:
         found = [key for link in links for key in _keys_sent(link)] + [api_key or ""]
+        # Where no link holds the request, litellm may have taken one of these.
+        found += [value for name, value in os.environ.items() if _KEY_VARIABLE.search(name)]
         # What refuses a key for its line break shows that as ``\n``.
         stripped = {key.strip() for key in found if len(key.strip()) >= _SHORTEST_KEY}
         # The longest first, because one may be part of another.

@@ -104,7 +104,12 @@ class ChatReader:
         response = await asyncio.to_thread(
             self._litellm.stream_chunk_builder, chunks, logging_obj=stream.logging_obj
         )
-        if response is None:
+        answered = [chunk for chunk in chunks if chunk.choices]
+        said = any(chunk.choices[0].delta.model_dump(exclude_none=True) for chunk in answered)
+        # litellm makes up a last chunk where none came.
+        if response is None or not (
+            answered and (said or any(_has(chunk, "usage") for chunk in chunks))
+        ):
             raise _nothing(self._model)
         hidden = response._hidden_params
         response.model = hidden.get("provider_response_model", response.model)
@@ -131,6 +136,8 @@ class TextReader:
 
     def piece(self, chunk: Any) -> str:
         """Return the text in a chunk, and note what stands beside it."""
+        if not chunk.choices:
+            return ""
         choice = chunk.choices[0]
         facts = {"id": chunk.id, "usage": chunk.usage, "finish_reason": choice.finish_reason}
         self._last |= {name: value for name, value in facts.items() if value is not None}
