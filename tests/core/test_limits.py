@@ -589,6 +589,89 @@ def test_limits_below_zero_are_refused(name: str) -> None:
         Limits(**{name: -1})
 
 
+def test_an_endpoint_is_not_dead_while_it_may_still_answer() -> None:
+    # It takes ten at once and answers slowly; all others are refused, and sent back soon.
+    server = Bucket(rate=1.0, answer_s=10.0)
+
+    results = virtual_time.run(ask(server, Limits(max_connections=100), 100))
+
+    assert results.count("answer") > 95
+
+
+@pytest.mark.parametrize("per_minute", [5, 20, 60])
+def test_a_limit_per_minute_that_is_never_said_is_outlasted(per_minute: int) -> None:
+    @dataclass
+    class Window(Server):
+        minute: int = -1
+        taken: int = 0
+
+        async def answer(self, left: Left) -> str:
+            if int(now() / 60) != self.minute:
+                self.minute, self.taken = int(now() / 60), 0
+            self.taken += 1
+            if self.taken > per_minute:
+                raise RateLimitError("too many in a minute")
+            return await Server.answer(self, left)
+
+    server = Window(answer_s=5.0)
+    assert virtual_time.run(ask(server, Limits(), 100)).count("answer") == 100
+
+
+def test_requests_on_their_way_out_respect_a_rest() -> None:
+    server = Server([RateLimitError("no", retry_after=60.0)], answer_s=0.1)
+    virtual_time.run(ask(server, Limits(max_connections=10, min_delay_s=1.0), 10))
+    assert server.starts[0] == 0.0
+    assert min(server.starts[1:]) > 60.0
+
+
+def test_who_waits_for_a_rest_fails_when_the_endpoint_is_given_up() -> None:
+    replies = [RateLimitError("no", retry_after=300.0), RateLimitError("no", retry_after=9_999.0)]
+    server = Server(list(replies), answer_s=1.0)
+
+    async def main() -> float:
+        await ask(server, Limits(max_connections=2), 10)
+        return now()
+
+    assert virtual_time.run(main()) < 2.0
+
+
+def test_a_success_after_a_give_up_lets_failures_be_retried_again() -> None:
+    server, limiter = Server(dead(), answer_s=0.1), Limiter()
+
+    async def main() -> list[str | BaseException]:
+        await ask(server, Limits(max_retries=1), 5, limiter)
+        await asyncio.sleep(31)
+        server.replies.clear()
+        await ask(server, Limits(), 1, limiter)
+        server.replies.append(ProviderServerError("once"))
+        return await ask(server, Limits(), 1, limiter)
+
+    assert virtual_time.run(main()) == ["answer"]
+
+
+def test_answers_survive_any_time_of_waiting() -> None:
+    server, limiter = Server([RateLimitError("no")], answer_s=60.0), Limiter()
+    server.replies += [BadRequestError("no", status=400) for _ in range(300)]
+
+    async def main() -> list[str | BaseException]:
+        await ask(server, Limits(max_connections=1), 300, limiter)
+        return await ask(server, Limits(max_connections=1), 3, limiter)
+
+    assert virtual_time.run(main()) == ["answer"] * 3
+
+
+def test_a_loop_goes_although_its_endpoint_was_given_up() -> None:
+    limiter, loops = Limiter(), []
+
+    async def main() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await ask(Server(dead(), answer_s=0.1), Limits(max_retries=1), 3, limiter)
+
+    virtual_time.run(main())
+    gc.collect()
+    assert loops[0]() is None
+
+
 # -- Streams -----------------------------------------------------------------------------
 
 
@@ -629,6 +712,24 @@ def test_a_stream_that_breaks_is_not_tried_again() -> None:
     with pytest.raises(ProviderServerError, match="broken"):
         virtual_time.run(collect(stream, Limiter(), Limits(), pieces))
     assert (pieces, stream.attempts, stream.closed) == (["a"], 1, 1)
+
+
+def test_streams_that_are_left_early_count_as_answers() -> None:
+    limiter, unlucky = Limiter(), Server(dead(), answer_s=0.1)
+    stream = Stream([["a", "b"]] * 20)
+
+    async def leave_early() -> None:
+        pieces = limiter.stream(stream.answer, Limits(), endpoint="x")
+        assert await anext(pieces) == "a"
+        await pieces.aclose()
+
+    async def main() -> list[str | BaseException]:
+        failing = asyncio.create_task(ask(unlucky, Limits(max_retries=1), 1, limiter))
+        await asyncio.gather(*(leave_early() for _ in range(5)))
+        await failing
+        return await ask(Server(), Limits(), 1, limiter)
+
+    assert virtual_time.run(main()) == ["answer"]
 
 
 def test_a_stream_is_in_flight_until_it_ends() -> None:

@@ -525,3 +525,35 @@ def test_a_module_that_litellm_lacks_is_a_missing_dependency() -> None:
     assert isinstance(made, error.MissingDependencyError)
     assert made.dependency == "boto3"
     assert "pip install boto3" in str(made)
+
+
+@pytest.mark.parametrize("body", [{"error": "boom"}, {"error": {"message": "boom"}}])
+def test_an_error_without_a_code_in_an_answer_may_pass(
+    make: Make, server: OpenAIServer, body: dict[str, Any]
+) -> None:
+    server.usual = Reply(body)
+
+    with pytest.raises(error.ProviderServerError, match="litellm!openai/tiny") as caught:
+        asyncio.run(make().chat("Hi").run())
+
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("model", ["hosted_vllm/tiny", "mistral/tiny", "deepseek/tiny"])
+def test_json_without_choices_is_no_answer(make: Make, server: OpenAIServer, model: str) -> None:
+    server.usual = Reply({"hello": 1})
+
+    with pytest.raises(error.ResponseError, match="litellm!"):
+        asyncio.run(make(model).chat("Hi").run())
+
+
+def test_a_key_of_the_environment_that_is_echoed_is_redacted(
+    make: Make, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.usual = Reply(f"<html>you sent {KEY}</html>")
+
+    with pytest.raises(error.ResponseError, match=r"litellm!") as caught:
+        asyncio.run(make(api_key=None).chat("Hi").run())
+
+    assert KEY not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value}"

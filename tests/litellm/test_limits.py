@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -224,3 +225,17 @@ def test_the_event_loop_goes_on_while_litellm_is_imported(
         return count
 
     assert asyncio.run(ticks()) > 20
+
+
+def test_a_copy_has_limits_of_its_own(make: Make, server: OpenAIServer) -> None:
+    server.usual = Reply(delay_s=0.2)
+    generator = make(max_connections=1)
+    copied = copy.copy(generator)
+    copied.max_connections = 2
+
+    async def both() -> None:
+        await asyncio.gather(generator.chat("Hi").run_many(4), copied.chat("Hi").run_many(4))
+
+    asyncio.run(both())
+
+    assert server.peak == 3

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import pytest
 
 import rigging as rg
-from rigging.error import TruncationWarning, UnsupportedParameterWarning
+from rigging.error import ResponseError, TruncationWarning, UnsupportedParameterWarning
 from rigging_litellm._ollama import sign_of_truncation
 from tests.support.ollama_server import OllamaServer
+from tests.support.openai_server import OpenAIServer, Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -485,3 +486,11 @@ def test_a_prompt_of_another_provider_is_not_judged(
         asyncio.run(make(extra={"num_ctx": 2}).complete("Hi").run())
 
     assert server.requests[0].body["num_ctx"] == 2
+
+
+def test_json_without_a_text_is_no_answer(server: OpenAIServer) -> None:
+    server.usual = Reply({"error": "boom"})
+    generator = without_retries(f"ollama/tiny,api_base={server.root}")
+
+    with pytest.raises(ResponseError, match="no text"):
+        asyncio.run(generator.complete("Hi").run())

@@ -389,3 +389,36 @@ def test_litellms_switches_are_left_alone(make: Make, server: OpenAIServer) -> N
     asyncio.run(make(min_delay_between_requests=1, max_connections=1).complete("Hi").run_many(2))
 
     assert switches() == before
+
+
+def test_a_parameter_is_sent_or_left_out_by_its_value(make: Make, server: OpenAIServer) -> None:
+    generator = make("anthropic/claude-sonnet-4-20250514", api_base=server.root)
+    server.usual = Reply(ANTHROPIC)
+
+    async def ask(**params: Any) -> None:
+        await generator.chat("Hi").with_(**params).run()
+
+    with pytest.warns(UnsupportedParameterWarning, match="'stop'"):
+        asyncio.run(ask(stop=[]))
+    asyncio.run(ask(stop=["END"]))
+
+    assert server.requests[-1].body["stop_sequences"] == ["END"]
+
+
+def test_another_model_is_warned_about_anew(make: Make, server: OpenAIServer) -> None:
+    generator = make("openai/o3")
+
+    for model in ["openai/o3", "openai/o1"]:
+        generator.model = model
+        with pytest.warns(UnsupportedParameterWarning, match=f"{model} does not take 'top_p'"):
+            asyncio.run(generator.chat("Hi").with_(top_p=0.5).run())
+
+
+def test_what_only_chats_take_is_left_out_of_a_text(make: Make, server: OpenAIServer) -> None:
+    extra = {"response_format": {"type": "json_object"}, "reasoning_effort": "low"}
+
+    with pytest.warns(UnsupportedParameterWarning, match="is left out") as caught:
+        asyncio.run(make().complete("Hi").with_(extra=extra).run())
+
+    assert sorted(str(w.message).split("'")[1] for w in caught) == sorted(extra)
+    assert not extra.keys() & server.requests[0].body.keys()

@@ -403,3 +403,21 @@ def test_streams_print_nothing(make: Make, capfd: pytest.CaptureFixture[str]) ->
     asyncio.run(read(stream(make(), "complete")))
 
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("model", ["openai/tiny", "hosted_vllm/tiny", "groq/tiny"])
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([{"hello": 1}], id="another-shape"),
+        pytest.param([{"id": "c", "object": "x", "model": "m", "choices": []}], id="no-choices"),
+        pytest.param(["data: [DONE]\n\n"], id="nothing"),
+    ],
+)
+def test_a_stream_that_says_nothing_is_no_answer(
+    make: Make, server: OpenAIServer, model: str, events: list[Any]
+) -> None:
+    server.usual = Reply(events=events)
+
+    with pytest.raises(error.ResponseError, match="litellm!"):
+        asyncio.run(read(stream(make(model), "chat")))
