@@ -50,7 +50,7 @@ async def with_rigging(address: str, items: int, connections: int) -> int:
         f"openai/tiny,api_base={address},max_connections={connections},max_retries={RETRIES}"
     )
     generator.api_key = "none"
-    chats = await generator.chat().run_batch(prompts(items), on_failed="skip", window=1_000)
+    chats = await generator.chat().run_batch(prompts(items), on_failed="skip")
     return len(chats)
 
 
@@ -94,20 +94,17 @@ async def with_backoff(address: str, items: int, connections: int) -> int:
 async def pool(ask: Callable[[str], Awaitable[Any]], items: int, workers: int) -> int:
     """Ask for all prompts with so many workers; return how many were answered."""
     source = iter(prompts(items))
-    answered = 0
+    answers = []
 
     async def work() -> None:
-        nonlocal answered
         for prompt in source:
             try:
-                await ask(prompt)
+                answers.append(await ask(prompt))
             except Exception as error:  # noqa: BLE001 (counted)
                 print(f"  {type(error).__name__}")
-            else:
-                answered += 1
 
     await asyncio.gather(*(work() for _ in range(workers)))
-    return answered
+    return len(answers)
 
 
 def cpu_ms(program: Program, address: str) -> float:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import copy
+import random
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +227,28 @@ def test_repr_does_not_hold_a_whole_image() -> None:
 
     assert len(repr(message)) < 500
     assert len(repr(sound)) < 500
+
+
+def test_ids_differ_in_a_process_that_was_forked() -> None:
+    code = (
+        "import os, rigging as rg\n"
+        "r, w = os.pipe()\n"
+        "rg.Message('user', 'x')\n"
+        "if os.fork() == 0:\n"
+        "    os.write(w, rg.Message('user', 'x').uuid.bytes)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "print(os.read(r, 16) != rg.Message('user', 'x').uuid.bytes)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "True\n"
+
+
+def test_a_program_that_seeds_its_random_numbers_gets_new_ids_all_the_same() -> None:
+    random.seed(1)
+    first = rg.Message("user", "x").uuid
+    random.seed(1)
+
+    assert rg.Message("user", "x").uuid != first
+    assert (first.version, first.variant) == (4, uuid.RFC_4122)

@@ -9,11 +9,12 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, SupportsIndex, TypeVar, overload
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from rigging._building import build
+from rigging._ids import new_id
 from rigging.error import InvalidGeneratorError, RiggingError
 from rigging.params import GenerateParams
 from rigging.result import StopReason, Usage
@@ -64,7 +65,7 @@ class Item(BaseModel):
         PlainSerializer(_text_of_error, return_type=str | None),
     ] = None
     timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    uuid: UUID = Field(default_factory=uuid4)
+    uuid: UUID = Field(default_factory=new_id)
 
     # A slot and no field: an item knows what made it, and neither shows nor stores it.
     __slots__ = ("_pipeline",)
@@ -111,7 +112,7 @@ class Item(BaseModel):
 
     def clone(self: SelfT) -> SelfT:
         """Return a copy with a name of its own."""
-        return self.model_copy(update={"uuid": uuid4()}, deep=True)
+        return self.model_copy(update={"uuid": new_id()}, deep=True)
 
     def meta(self: SelfT, **metadata: Any) -> SelfT:
         """Return a copy with these notes added to its metadata."""

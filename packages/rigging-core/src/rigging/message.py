@@ -13,11 +13,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from pydantic import ConfigDict, Field
 from pydantic_core import PydanticUndefined
 
+from rigging._ids import new_id
 from rigging._model import Model
 from rigging.error import InvalidMessageError
 
@@ -220,7 +221,7 @@ class Message(_MessageModel):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
-    uuid: UUID = Field(default_factory=uuid4)
+    uuid: UUID = Field(default_factory=new_id)
 
     def __init__(
         self,

@@ -401,5 +401,10 @@ async def _each(
     inputs: Sequence[_InputT],
     params: Sequence[GenerateParams],
 ) -> list[_ResultT | BaseException]:
-    pairs = zip(inputs, params, strict=True)
+    pairs = list(zip(inputs, params, strict=True))
+    if len(pairs) == 1:  # as nearly always, and that is worth no task
+        try:
+            return [await one(*pairs[0])]
+        except Exception as error:  # noqa: BLE001 (it is the item's failure)
+            return [error]
     return await asyncio.gather(*(one(*pair) for pair in pairs), return_exceptions=True)
