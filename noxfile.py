@@ -129,7 +129,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(default=False)
 @nox.parametrize("suite", ("core", "litellm"), ids=("core", "litellm"))
 def bench(session: nox.Session, suite: str) -> None:
-    """Print what imports, pipelines and providers cost; the figures go to `benchmarks/`."""
+    """Print what imports, pipelines and providers cost; most figures go to `benchmarks/`."""
     _install_suite(session, suite)
     session.env.update(LOCAL_ONLY)
     if suite == "core":
