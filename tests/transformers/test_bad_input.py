@@ -153,7 +153,7 @@ def test_a_missing_model_fails_the_call_and_not_the_generators_making() -> None:
     ("fields", "message"),
     [
         pytest.param({"dtype": "flot32"}, "dtype: expected 'auto'", id="dtype"),
-        pytest.param({"batch_size": 0}, "batch_size", id="batch_size"),
+        pytest.param({"max_batch_size": 0}, "max_batch_size", id="max_batch_size"),
         pytest.param({"device": "cpu"}, "did you mean 'device_map'", id="unknown"),
         pytest.param({"load_in_8bit": True, "load_in_4bit": True}, "exclude each other", id="both"),
     ],

@@ -135,6 +135,7 @@ def test_a_timeout_ends_other_loops_too(borrowing: TransformersGenerator, steps:
 def test_a_request_that_waits_too_long_fails_in_time_and_is_never_begun(
     borrowing: TransformersGenerator, steps: Steps
 ) -> None:
+    borrowing.max_batch_size = 1
     steps.then = lambda _: time.sleep(0.05)
 
     async def main() -> None:
@@ -192,12 +193,12 @@ def test_many_callers_each_get_their_own(borrowing: TransformersGenerator) -> No
     assert together == [str(result) for result in batch]
 
 
-@pytest.mark.parametrize(("size", "widths"), [(None, [5]), (2, [2, 2, 1]), (1, [1] * 5)])
+@pytest.mark.parametrize(("size", "widths"), [(64, [5]), (2, [2, 2, 1]), (1, [1] * 5)])
 def test_a_batch_size_bounds_what_is_generated_for_at_once(
-    reference: Reference, size: int | None, widths: list[int]
+    reference: Reference, size: int, widths: list[int]
 ) -> None:
     generator = TransformersGenerator.from_obj(
-        reference.model, reference.tokenizer, batch_size=size
+        reference.model, reference.tokenizer, max_batch_size=size
     )
     seen: list[int] = []
     handle = reference.model.register_forward_pre_hook(

@@ -83,7 +83,7 @@ def test_every_field_comes_back_from_an_identifier() -> None:
         trust_remote_code=True,
         load_in_4bit=True,
         dequantize=False,
-        batch_size=4,
+        max_batch_size=4,
     )
 
     identifier = generator.to_identifier()
@@ -95,6 +95,6 @@ def test_every_field_comes_back_from_an_identifier() -> None:
         "trust_remote_code=true",
         "load_in_4bit=true",
         "dequantize=false",
-        "batch_size=4",
+        "max_batch_size=4",
     }
     assert rg.get_generator(identifier) == generator

@@ -11,15 +11,27 @@ from rigging.error import ProviderServerError
 from tests.support.retries import LIBRARIES, note_sleeping, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rigging_transformers import TransformersGenerator
+    from tests.transformers.conftest import Reference
 
 PARAMS = rg.GenerateParams(max_tokens=4, temperature=0)
 
 
-def noted_batches(
-    monkeypatch: pytest.MonkeyPatch, generator: TransformersGenerator, failures: int = 0
+@pytest.fixture
+def batches(reference: Reference) -> Iterator[list[int]]:
+    """The rows of each forward pass of the model."""
+    sizes: list[int] = []
+    handle = reference.model.register_forward_pre_hook(
+        lambda _, __, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    yield sizes
+    handle.remove()
+
+
+def noted_calls(
+    monkeypatch: pytest.MonkeyPatch, generator: TransformersGenerator, failures: int
 ) -> list[int]:
     """Note the size of each call that reaches the generator; let the first ones fail."""
     sizes: list[int] = []
@@ -31,8 +43,9 @@ def noted_batches(
         params: Sequence[rg.GenerateParams],
     ) -> Any:
         sizes.append(len(messages))
+        number = len(sizes)
         results = list(await original(self, messages, params))
-        if len(sizes) <= failures:
+        if number <= failures:
             results[0] = ProviderServerError("the engine stumbled")
         return results
 
@@ -41,29 +54,26 @@ def noted_batches(
 
 
 def test_many_prompts_are_one_batch_and_each_gets_its_own_answer(
-    monkeypatch: pytest.MonkeyPatch, borrowing: TransformersGenerator
+    borrowing: TransformersGenerator, batches: list[int]
 ) -> None:
-    sizes = noted_batches(monkeypatch, borrowing)
     inputs = [f"prompt {number}" for number in range(12)]
 
     batch = borrowing.chat(params=PARAMS).run_batch_sync(inputs)
     alone = [borrowing.chat(one, params=PARAMS).run_sync() for one in inputs[:3]]
 
-    assert sizes == [12, 1, 1, 1]
+    assert batches == [12] * 4 + [1] * 12
     assert [chat.last.text for chat in batch[:3]] == [chat.last.text for chat in alone]
 
 
 def test_nested_runs_are_one_batch_too(
-    monkeypatch: pytest.MonkeyPatch, borrowing: TransformersGenerator
+    borrowing: TransformersGenerator, batches: list[int]
 ) -> None:
-    sizes = noted_batches(monkeypatch, borrowing)
-
     def once_more(chat: rg.Chat) -> rg.ChatPipeline | None:
         return chat.continue_("more") if len(chat) == 2 else None
 
     chats = borrowing.chat("Hi", params=PARAMS).then(once_more).run_many_sync(8)
 
-    assert sizes == [8, 8]
+    assert batches == [8] * 8
     assert [len(chat) for chat in chats] == [4] * 8
 
 
@@ -71,12 +81,12 @@ def test_nested_runs_are_one_batch_too(
 def test_wrap_repeats_the_request_that_failed_and_no_other(
     monkeypatch: pytest.MonkeyPatch, borrowing: TransformersGenerator, library: str
 ) -> None:
-    sizes = noted_batches(monkeypatch, borrowing, failures=2)
+    sizes = noted_calls(monkeypatch, borrowing, failures=2)
     slept = note_sleeping(monkeypatch)
     pipeline = borrowing.chat("Hi", params=PARAMS).wrap(retry(library, ProviderServerError))
 
     chats = pipeline.run_many_sync(4)
 
-    assert sizes == [4, 1, 1]
+    assert sizes == [1] * 6
     assert len(slept) == 2
     assert len({chat.last.text for chat in chats}) == 1

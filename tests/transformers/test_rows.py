@@ -94,7 +94,7 @@ def test_beams_run_alone_with_everything_left_to_transformers() -> None:
 # -- Rows --------------------------------------------------------------------------------
 
 
-def decode(tokens: Sequence[int]) -> str:
+def decode(_before: Sequence[int], tokens: Sequence[int]) -> str:
     """Decode tokens that are bytes, as a byte-level tokenizer does."""
     return bytes(tokens).decode(errors="replace")
 

@@ -1,32 +1,40 @@
-"""The engine of one generator: a thread that loads the model and runs every batch.
+"""The engine of one generator: a thread that loads the model and answers all requests.
 
-All that touches the model happens in that one thread, in the order in which it was asked
-for. So loading, generating and unloading never meet, whichever threads and event loops
-they are asked for from, and no event loop ever waits.
+All that touches the model happens in that one thread. Requests join those that run;
+loading and unloading wait for the requests that were there before, and those that come
+after wait for them. So they never meet, whichever threads and event loops they are asked
+for from, and no event loop ever waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event, Lock
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
-from rigging.error import MissingDependencyError
-from rigging_transformers._batch import Outcome, Request, run, timed_out
+from rigging.error import MissingDependencyError, RiggingError
+from rigging_transformers._request import fresh
 from rigging_transformers._source import PROVIDER, LoadSpec, locate, require_modules
+from rigging_transformers._ticket import Outbox, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from rigging_transformers._loaded import Loaded
+    from rigging_transformers._request import Outcome, Request
 
 __all__ = ["Engine"]
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+
+class _Task(NamedTuple):
+    """Something to do between requests."""
+
+    call: Callable[[], object]
+    done: Future[None]
 
 
 class Engine:
@@ -34,13 +42,24 @@ class Engine:
 
     Args:
         borrowed: A model that is the caller's own: used as it is, never unloaded.
+
+    Attributes:
+        max_rows: How many requests are generated for at once.
     """
 
     def __init__(self, borrowed: Loaded | None = None) -> None:
+        self.max_rows = 1
         self._borrowed = borrowed
         self._own: Loaded | None = None
+        self._fitting: int | None = None  # rows that memory has room for, once that is known
         self._thread: ThreadPoolExecutor | None = None
-        self._starting = Lock()
+        self._is_working = False
+        self._inbox: deque[Ticket | _Task] = deque()
+        self._lock = Lock()  # of the four above
+        # What comes in one turn of an event loop goes into the inbox together.
+        self._gathered: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Ticket]] = (
+            WeakKeyDictionary()
+        )
 
     @property
     def is_borrowed(self) -> bool:
@@ -61,54 +80,128 @@ class Engine:
             RiggingError: If it cannot be had; see `locate`, `require_modules` and
                 `rigging_transformers._loading.load`.
         """
-        self._submit(self._ensure, spec).result()
+        self._do(lambda: self._ensure(spec))
 
     def unload(self) -> None:
         """Drop the model once the requests before have been answered. Blocks until then."""
         if self._thread is not None:
-            self._submit(self._free).result()
+            self._do(self._free)
 
     async def run(self, spec: LoadSpec, requests: Sequence[Request]) -> list[Outcome | Exception]:
         """Answer requests, loading the model first if need be.
 
-        Cancelling the caller ends the generation within one decoding step.
+        Cancelling the caller frees their places within one decoding step.
+
+        Returns:
+            One outcome or failure per request, in order.
+        """
+        tickets = [Ticket(request, spec) for request in requests]
+        self._gather(tickets)
+        try:
+            return [await ticket.answer for ticket in tickets]
+        finally:
+            for ticket in tickets:
+                ticket.cancel()
+
+    async def stream(self, spec: LoadSpec, request: Request) -> AsyncGenerator[str | Outcome, None]:
+        """Answer one request piece by piece; the outcome comes last.
 
         Raises:
-            RiggingError: As `load`.
+            RiggingError: If it fails.
         """
-        gone = Event()
-        future = self._submit(self._answer, spec, requests, gone.is_set)
-        answer = asyncio.wrap_future(future)
+        ticket = Ticket(request, spec, streams=True)
+        self._gather([ticket])
         try:
-            await asyncio.wait({answer}, timeout=_seconds_left(requests))
-            # Only what still waits in the queue can be taken back; once begun, each row
-            # looks at its own deadline.
-            if not future.done() and future.cancel():
-                return [timed_out(request, spec.model) for request in requests]
-            return await answer
-        except asyncio.CancelledError:
-            gone.set()
-            future.cancel()
-            raise
+            while (piece := await ticket.pieces.get()) is not None:
+                yield piece
+            answer = await ticket.answer
+        finally:
+            ticket.cancel()
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
 
     # -- In the calling thread -----------------------------------------------------------
 
-    def _submit(self, task: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        with self._starting:
+    def _gather(self, tickets: Sequence[Ticket]) -> None:
+        loop = asyncio.get_running_loop()
+        gathered = self._gathered.setdefault(loop, [])
+        if not gathered:
+            loop.call_soon(self._put_gathered, gathered)
+        gathered += tickets
+
+    def _put_gathered(self, gathered: list[Ticket]) -> None:
+        self._put(gathered)
+        gathered.clear()
+
+    def _do(self, call: Callable[[], object]) -> None:
+        task = _Task(call, Future())
+        self._put([task])
+        task.done.result()
+
+    def _put(self, items: Sequence[Ticket | _Task]) -> None:
+        with self._lock:
+            self._inbox += items
+            if self._is_working:
+                return
+            self._is_working = True
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="rigging-transformers")
-            return self._thread.submit(task, *args, **kwargs)
+            self._thread.submit(self._work)
 
     # -- In the engine's thread ----------------------------------------------------------
 
-    def _answer(
-        self, spec: LoadSpec, requests: Sequence[Request], cancelled: Callable[[], bool]
-    ) -> list[Outcome | Exception]:
-        loaded = self._ensure(spec)
-        # Imports torch, as everything does from here on.
-        from rigging_transformers._decoding import decode, generate_options  # noqa: PLC0415
+    def _work(self) -> None:
+        """Do what is in the inbox. Ends when it is empty, so that an idle engine can be freed."""
+        while True:
+            with self._lock:
+                if not self._inbox:
+                    self._is_working = False
+                    return
+                head = self._inbox[0]
+                if isinstance(head, _Task):
+                    self._inbox.popleft()
+            if isinstance(head, _Task):
+                _settle(head)
+            else:
+                self._answer(head.spec)
+            del head
 
-        return run(loaded, requests, generate_options(), decode, cancelled)
+    def _take(self, spec: LoadSpec) -> list[Ticket]:
+        """Take the requests at the head of the inbox that are for one model."""
+        taken = []
+        with self._lock:
+            while self._inbox:
+                head = self._inbox[0]
+                if isinstance(head, _Task) or head.spec != spec:
+                    break
+                self._inbox.popleft()
+                taken.append(head)
+        return taken
+
+    def _answer(self, spec: LoadSpec) -> None:
+        try:
+            loaded = self._ensure(spec)
+        except RiggingError as error:
+            self._refuse(self._take(spec), error)
+            return
+        # Imports torch.
+        from rigging_transformers._loop import DecodingLoop  # noqa: PLC0415
+
+        rows = min(self.max_rows, self._fitting or self.max_rows)
+        loop = DecodingLoop(loaded, lambda: self._take(spec), rows)
+        try:
+            loop.run()
+        finally:
+            if loop.max_rows < rows:
+                self._fitting = loop.max_rows
+
+    def _refuse(self, tickets: Sequence[Ticket], error: RiggingError) -> None:
+        outbox = Outbox()
+        for ticket in tickets:
+            if ticket.claim():
+                outbox.put(ticket, fresh(error))
+        outbox.send()
 
     def _ensure(self, spec: LoadSpec) -> Loaded:
         if self._borrowed is not None:
@@ -133,15 +226,18 @@ class Engine:
     def _free(self) -> None:
         if self._own is None:
             return
-        self._own = None
-        from rigging_transformers._loading import free_memory  # noqa: PLC0415
+        self._own = self._fitting = None
+        from rigging_transformers._memory import free_memory  # noqa: PLC0415
 
         # Modules refer to each other in circles.
         gc.collect()
         free_memory()
 
 
-def _seconds_left(requests: Sequence[Request]) -> float | None:
-    """Return for how long anybody still waits; None for as long as it takes."""
-    deadlines = [request.deadline for request in requests if request.deadline is not None]
-    return max(deadlines) - time.monotonic() if len(deadlines) == len(requests) else None
+def _settle(task: _Task) -> None:
+    try:
+        task.call()
+    except BaseException as error:  # noqa: BLE001 (raised in the caller's thread)
+        task.done.set_exception(error)
+    else:
+        task.done.set_result(None)

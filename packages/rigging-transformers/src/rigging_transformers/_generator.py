@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -10,15 +11,15 @@ from pydantic import AliasChoices, BeforeValidator, Field, PrivateAttr, model_va
 
 from rigging import GeneratedMessage, GeneratedText, GenerateParams, Generator, Message, Usage
 from rigging.error import InvalidGeneratorError, RiggingError, UnsupportedParameterWarning
-from rigging_transformers._batch import Outcome, Request
 from rigging_transformers._engine import Engine
 from rigging_transformers._loaded import Loaded
 from rigging_transformers._prompts import check_conversation
+from rigging_transformers._request import Outcome, Request
 from rigging_transformers._sampling import UNSUPPORTED
 from rigging_transformers._source import LoadSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
 __all__ = ["TransformersGenerator"]
 
@@ -36,17 +37,19 @@ class TransformersGenerator(Generator):
     """Continues conversations and texts with a causal language model, by transformers.
 
     The model is loaded when it is first needed, or by `load`. Loading and generating run
-    in a thread of the generator's own; requests that come while it is busy wait. What is
-    wrong with ``model`` is said when it is loaded.
+    in a thread of the generator's own. All requests feed one batch, whichever calls and
+    event loops they come from: a request joins those that run, and leaves when it is
+    answered. What is wrong with ``model`` is said when it is loaded.
 
     How parameters are understood: ``temperature`` 0 is greedy; a temperature above 0,
     ``top_p`` or ``top_k`` makes generation sampled; where none is given, the model's own
     generation config decides. ``max_tokens`` is bounded by the model's context, and is by
     default ``max_new_tokens`` of the generation config, else 512. ``stop`` may also name a
     special token. ``seed`` gives a request random numbers of its own, and a batch of its
-    own. ``timeout`` counts from the call, waiting and loading included. ``extra`` goes to
-    transformers' ``generate``, such as ``extra.repetition_penalty=1.1``. ``tools`` go to
-    the chat template; calls that the model writes stay text.
+    own, which is slower. ``timeout`` counts from the call, waiting and loading included.
+    ``extra`` goes to transformers' ``generate``, such as ``extra.num_beams=4``; such
+    requests run in batches of their own, beside the others. ``tools`` go to the chat
+    template; calls that the model writes stay text.
 
     Attributes:
         model: A hub id, a directory with configuration, tokenizer and weights, or a GGUF
@@ -62,7 +65,8 @@ class TransformersGenerator(Generator):
         dequantize: Unpack a GGUF file's weights into ``dtype`` while loading: many times
             faster on a CPU, at several times the file's memory. False leaves them packed
             where transformers can compute on them.
-        batch_size: How many requests are generated for at once; None for all that wait.
+        max_batch_size: How many requests are generated for at once; what comes beyond that
+            waits. More is faster, and takes more memory.
 
     Raises:
         InvalidGeneratorError: If a field is unknown or a value does not fit.
@@ -78,6 +82,8 @@ class TransformersGenerator(Generator):
     """
 
     plugin_api: ClassVar[int] = 1
+    # The engine makes batches of the calls, and each call ends by itself.
+    batch_size: ClassVar[int | None] = 1
 
     dtype: Annotated[
         Literal["auto", "float16", "bfloat16", "float32", "float64"] | None,
@@ -88,8 +94,7 @@ class TransformersGenerator(Generator):
     load_in_8bit: bool = False
     load_in_4bit: bool = False
     dequantize: bool = True
-    # Core declares it without a value, for subclasses to make a field of it.
-    batch_size: int | None = Field(default=None, ge=1)  # type: ignore[misc]
+    max_batch_size: int = Field(default=64, ge=1)
 
     _engine: Engine = PrivateAttr(default_factory=Engine)
     _warned: set[str] = PrivateAttr(default_factory=set)
@@ -175,11 +180,8 @@ class TransformersGenerator(Generator):
             params: Override the generator's own; one per conversation.
 
         Returns:
-            One result or failure per conversation, in order. Usage counts the token that
-            ended an answer, too.
-
-        Raises:
-            RiggingError: If the model cannot be loaded; see `load`.
+            One result or failure per conversation, in order; a model that cannot be loaded
+            fails each, see `load`. Usage counts the token that ended an answer, too.
         """
         return await self._generate([tuple(m) for m in messages], params, GeneratedMessage)
 
@@ -193,12 +195,52 @@ class TransformersGenerator(Generator):
             params: Override the generator's own; one per text.
 
         Returns:
-            One result or failure per text, in order.
-
-        Raises:
-            RiggingError: If the model cannot be loaded; see `load`.
+            One result or failure per text, in order; see `generate_messages`.
         """
         return await self._generate(texts, params, GeneratedText)
+
+    async def stream_messages(
+        self, messages: Sequence[Message], params: GenerateParams
+    ) -> AsyncGenerator[str | GeneratedMessage, None]:
+        """Continue one conversation, text by text, in the same batch as all others.
+
+        Closing the stream, or cancelling its reader, frees its place.
+
+        Args:
+            messages: The conversation; text only.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text: whole characters, and nothing of a stop text. Then the
+            finished result.
+
+        Raises:
+            RiggingError: If the model cannot be loaded (see `load`), or the request fails.
+        """
+        pieces = self._stream(tuple(messages), params, GeneratedMessage)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    async def stream_texts(
+        self, text: str, params: GenerateParams
+    ) -> AsyncGenerator[str | GeneratedText, None]:
+        """Continue one text, piece by piece; see `stream_messages`.
+
+        Args:
+            text: The prompt.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text, then the finished result.
+
+        Raises:
+            RiggingError: If the model cannot be loaded (see `load`), or the request fails.
+        """
+        pieces = self._stream(text, params, GeneratedText)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece
 
     def __copy__(self: _SelfT) -> _SelfT:
         copied = super().__copy__()
@@ -222,30 +264,49 @@ class TransformersGenerator(Generator):
         params: Sequence[GenerateParams],
         kind: type[_ResultT],
     ) -> list[_ResultT | BaseException]:
-        now = time.monotonic()
-        # What the generator holds is overridden by what the call passes.
-        merged = [self.params.merge_with(own) for own in params]
         requests = [
-            Request(prompt, own, now + own.timeout if own.timeout else None)
-            for prompt, own in zip(prompts, merged, strict=True)
+            self._request(prompt, own, kind) for prompt, own in zip(prompts, params, strict=True)
         ]
-        # A text has no place for tools.
-        unsupported = UNSUPPORTED if kind is GeneratedMessage else (*UNSUPPORTED, "tools")
-        self._warn_unsupported(
-            name for own in merged for name in unsupported if getattr(own, name) is not None
-        )
         # Said before a model is loaded for nothing.
         refusals = [_refusal(prompt) for prompt in prompts]
         sent = [one for one, no in zip(requests, refusals, strict=True) if no is None]
-        answers = iter(await self._engine.run(self._spec(), sent) if sent else [])
+        answers = iter(await self._ready().run(self._spec(), sent) if sent else [])
         outcomes = [next(answers) if no is None else no for no in refusals]
-        self._warn_unsupported(
-            name for outcome in outcomes if isinstance(outcome, Outcome) for name in outcome.ignored
-        )
         return [
-            _result(outcome, kind) if isinstance(outcome, Outcome) else outcome
+            self._result(outcome, kind) if isinstance(outcome, Outcome) else outcome
             for outcome in outcomes
         ]
+
+    async def _stream(
+        self, prompt: str | tuple[Message, ...], params: GenerateParams, kind: type[_ResultT]
+    ) -> AsyncGenerator[str | _ResultT, None]:
+        request = self._request(prompt, params, kind)
+        refusal = _refusal(prompt)
+        if refusal is not None:
+            raise refusal
+        pieces = self._ready().stream(self._spec(), request)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece if isinstance(piece, str) else self._result(piece, kind)
+
+    def _request(
+        self, prompt: str | tuple[Message, ...], params: GenerateParams, kind: type[_ResultT]
+    ) -> Request:
+        # What the generator holds is overridden by what the call passes.
+        own = self.params.merge_with(params)
+        # A text has no place for tools.
+        unsupported = UNSUPPORTED if kind is GeneratedMessage else (*UNSUPPORTED, "tools")
+        self._warn_unsupported(name for name in unsupported if getattr(own, name) is not None)
+        return Request(prompt, own, time.monotonic() + own.timeout if own.timeout else None)
+
+    def _result(self, outcome: Outcome, kind: type[_ResultT]) -> _ResultT:
+        self._warn_unsupported(outcome.ignored)
+        usage = Usage(input_tokens=outcome.input_tokens, output_tokens=outcome.output_tokens)
+        return kind.from_text(outcome.text, outcome.stop_reason, usage=usage)
+
+    def _ready(self) -> Engine:
+        self._engine.max_rows = self.max_batch_size
+        return self._engine
 
     def _spec(self) -> LoadSpec:
         return LoadSpec(
@@ -267,7 +328,7 @@ class TransformersGenerator(Generator):
             warnings.warn(
                 f"transformers!{self.model} cannot honour {name!r}: it is left out",
                 UnsupportedParameterWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
 
@@ -279,8 +340,3 @@ def _refusal(prompt: str | tuple[Message, ...]) -> RiggingError | None:
     except RiggingError as error:
         return error
     return None
-
-
-def _result(outcome: Outcome, kind: type[_ResultT]) -> _ResultT:
-    usage = Usage(input_tokens=outcome.input_tokens, output_tokens=outcome.output_tokens)
-    return kind.from_text(outcome.text, outcome.stop_reason, usage=usage)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rigging_transformers._source import LoadSpec, Source
 
-__all__ = ["free_memory", "load"]
+__all__ = ["load"]
 
 # A class somewhere behind transformers' OSError (the hub's, by name, since its package is
 # transformers' dependency and not ours) -> what it means. The first that fits counts.
@@ -70,12 +70,6 @@ def load(spec: LoadSpec, source: Source) -> Loaded:
     # generate() would warn of it at each call: how long an answer may be, each row says itself.
     model.generation_config.max_length = None
     return Loaded(model, tokenizer, spec.model, spec)
-
-
-def free_memory() -> None:
-    """Give back what an accelerator's allocator keeps for later."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _common(spec: LoadSpec, source: Source) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["End", "Row", "cut_at_stop"]
 
-End: TypeAlias = Literal["stop", "length", "timeout"]
+End: TypeAlias = Literal["stop", "length", "timeout", "cancelled"]
 
 # Tokens decoded beyond those that a stop text can span: a window's first character may
 # be half a one, and some tokens decode to nothing.
@@ -34,7 +34,8 @@ class Row:
         end_ids: Tokens that end it, and are no part of its text.
         stops: Texts that end it, likewise.
         deadline: Time (`time.monotonic`, seconds) after which it is given up.
-        decode: Makes text of generated token ids.
+        continuation: Makes text of token ids that follow others.
+        is_cancelled: Tells whether nobody waits for it any more.
         tokens: What was generated so far, with the token that ended it.
         end: Why it ended; None while it runs.
     """
@@ -45,14 +46,17 @@ class Row:
     end_ids: Collection[int]
     stops: Sequence[str]
     deadline: float | None
-    decode: Callable[[Sequence[int]], str]
+    continuation: Callable[[Sequence[int], Sequence[int]], str]
+    is_cancelled: Callable[[], bool] = lambda: False
     tokens: list[int] = field(default_factory=list)
     end: End | None = None
 
     def add(self, token: int, now: float) -> None:
         """Take the next token, and find out whether it is the last."""
         self.tokens.append(token)
-        if token in self.end_ids or self._has_stop():
+        if self.is_cancelled():
+            self.end = "cancelled"
+        elif token in self.end_ids or self._has_stop():
             self.end = "stop"
         elif len(self.tokens) >= self.max_tokens:
             self.end = "length"
@@ -66,21 +70,24 @@ class Row:
     @property
     def text(self) -> str:
         """What was generated, up to the stop text or token that ended it."""
+        return cut_at_stop(self.continuation(self.prompt, self.shown), self.stops)
+
+    @property
+    def shown(self) -> Sequence[int]:
+        """The tokens that make its text: all but the one that ended it."""
         ended_by_token = self.tokens and self.tokens[-1] in self.end_ids
-        return cut_at_stop(
-            self.decode(self.tokens[:-1] if ended_by_token else self.tokens), self.stops
-        )
+        return self.tokens[:-1] if ended_by_token else self.tokens
 
     def _has_stop(self) -> bool:
         if not self.stops:
             return False
         # A token is a byte at least, so a stop text lies within so many of the last ones.
         window = max(len(stop.encode()) for stop in self.stops) + _MARGIN
-        recent = self.decode(self.tokens[-window:])
+        recent = self.continuation(self.prompt, self.tokens[-window:])
         if not any(stop in recent for stop in self.stops):
             return False
         # The beginning of a window may decode differently, so the whole text decides.
-        text = self.decode(self.tokens)
+        text = self.continuation(self.prompt, self.tokens)
         return any(stop in text for stop in self.stops)
 
 

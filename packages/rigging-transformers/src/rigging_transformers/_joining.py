@@ -1,0 +1,102 @@
+"""Which requests the rolling batch takes. What it does not take goes through ``generate``.
+
+The rolling batch is a plain decoding loop over a cache of keys and values. It takes a row
+if that is all that the model, its generation config and the request need. Imports torch:
+import this module late.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Final
+
+import transformers
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rigging_transformers._loaded import Loaded
+    from rigging_transformers._sampling import Plan
+
+__all__ = ["model_rolls", "row_rolls"]
+
+# Of a generation config: read by `plan` and `Loaded`, or of no consequence here.
+_HANDLED: Final = frozenset(
+    {
+        "bos_token_id",
+        "do_sample",
+        "eos_token_id",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "max_length",
+        "max_new_tokens",
+        "min_p",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+        "output_logits",
+        "output_scores",
+        "pad_token_id",
+        "return_dict_in_generate",
+        "temperature",
+        "top_h",
+        "top_k",
+        "top_p",
+        "transformers_version",
+        "typical_p",
+        "use_cache",
+    }
+)
+# Values that change nothing, beside False, None and what is empty.
+_NEUTRAL: Final[Mapping[str, Any]] = {
+    "diversity_penalty": 0.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "guidance_scale": 1.0,
+    "length_penalty": 1.0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+}
+# Frequencies that depend on the longest row of a batch, so on a row's neighbours.
+_SHARED_ROPE: Final = ("dynamic", "longrope")
+
+
+def model_rolls(loaded: Loaded) -> bool:
+    """Tell whether the rolling batch can run a model, and its generation config."""
+    model, config = loaded.model, loaded.model.config
+    takes = inspect.signature(model.forward).parameters
+    # One that prepares its inputs by itself needs more than ids, a mask and positions.
+    own_inputs = getattr(type(model), "prepare_inputs_for_generation", None)
+    return (
+        {"attention_mask", "position_ids", "past_key_values"} <= takes.keys()
+        and not config.is_encoder_decoder
+        and own_inputs is transformers.GenerationMixin.prepare_inputs_for_generation
+        and _rope_type(config) not in _SHARED_ROPE
+        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+        and not any(_matters(name, value) for name, value in loaded.defaults.items())
+    )
+
+
+def row_rolls(plan: Plan) -> bool:
+    """Tell whether the rolling batch can run a row, on a model that it can run."""
+    # A neighbour changes a row's logits in their last bits. That may tip a draw, and a
+    # seed is a promise that nothing does.
+    return not (plan.alone or plan.sampling.seed is not None or plan.kwargs.keys() - _HANDLED)
+
+
+def _rope_type(config: Any) -> str | None:
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kind = rope.get("rope_type") or rope.get("type")
+    return kind if isinstance(kind, str) else None
+
+
+def _matters(name: str, value: object) -> bool:
+    return not (name.startswith("_") or name in _HANDLED or not value) and value != _NEUTRAL.get(
+        name
+    )

@@ -1,0 +1,183 @@
+"""Requests in, outcomes out: the rows that requests become, and what becomes of these."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from rigging import StopReason
+from rigging.error import (
+    ContextLengthError,
+    GenerationError,
+    ProviderTimeoutError,
+    RiggingError,
+)
+from rigging_transformers._loaded import as_ids
+from rigging_transformers._prompts import encode_conversation, encode_text, takes_tools
+from rigging_transformers._row import Row
+from rigging_transformers._sampling import plan
+from rigging_transformers._source import PROVIDER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from rigging import GenerateParams, Message
+    from rigging_transformers._loaded import Loaded
+
+__all__ = [
+    "DEFAULT_MAX_TOKENS",
+    "Outcome",
+    "Request",
+    "fresh",
+    "outcome",
+    "placed",
+    "prepare",
+    "timed_out",
+]
+
+_log: Final = logging.getLogger(__name__)
+
+#: Tokens of an answer where neither the caller nor the model's generation config says.
+DEFAULT_MAX_TOKENS: Final = 512
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one caller wants continued.
+
+    Attributes:
+        prompt: A text, or a conversation.
+        params: With what the generator holds already merged in.
+        deadline: Time (`time.monotonic`, seconds) by which it must be answered.
+    """
+
+    prompt: str | tuple[Message, ...]
+    params: GenerateParams
+    deadline: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request.
+
+    Attributes:
+        text: The continuation.
+        stop_reason: Why it ended.
+        input_tokens: Tokens of the prompt.
+        output_tokens: Tokens generated, with the one that ended it.
+        ignored: Parameters that this model could not honour.
+    """
+
+    text: str
+    stop_reason: StopReason
+    input_tokens: int
+    output_tokens: int
+    ignored: tuple[str, ...] = ()
+
+
+def timed_out(request: Request, model: str, tokens: int = 0) -> ProviderTimeoutError:
+    """Return the failure of a request that ran out of time after so many tokens."""
+    return ProviderTimeoutError(
+        f"no answer within {request.params.timeout:g} s, waiting and loading included "
+        f"({tokens} tokens were generated): allow more time, or load() first",
+        provider=PROVIDER,
+        model=model,
+    )
+
+
+def prepare(
+    loaded: Loaded,
+    request: Request,
+    known: Collection[str],
+    is_cancelled: Callable[[], bool],
+) -> Row:
+    """Make a row of a request.
+
+    Args:
+        loaded: The model.
+        request: What is asked of it.
+        known: Names that ``params.extra`` may hold.
+        is_cancelled: Tells whether nobody waits for it any more.
+
+    Raises:
+        RiggingError: If the model cannot be asked that.
+    """
+    prompt = _encode(loaded, request)
+    params = request.params
+    own = plan(params, loaded.defaults, known)
+    wanted = params.max_tokens or loaded.defaults.get("max_new_tokens") or DEFAULT_MAX_TOKENS
+    stops = [stop for stop in params.stop or () if stop]
+    special = {stop: loaded.special_id(stop) for stop in stops}
+    eos = as_ids(own.kwargs.get("eos_token_id")) or loaded.end_ids
+    return Row(
+        prompt=prompt,
+        plan=own,
+        max_tokens=min(wanted, _room(loaded, prompt)),
+        end_ids={*eos, *(id_ for id_ in special.values() if id_ is not None)},
+        stops=[stop for stop, id_ in special.items() if id_ is None],
+        deadline=request.deadline,
+        continuation=loaded.continuation,
+        is_cancelled=is_cancelled,
+    )
+
+
+def outcome(loaded: Loaded, request: Request, row: Row) -> Outcome | Exception:
+    """Return what became of a request whose row has ended."""
+    if row.end == "timeout":
+        return timed_out(request, loaded.name, len(row.tokens))
+    ignored = row.plan.ignored
+    if (
+        request.params.tools
+        and not isinstance(request.prompt, str)
+        and not takes_tools(loaded.tokenizer)
+    ):
+        ignored += ("tools",)
+    return Outcome(
+        text=row.text,
+        stop_reason=StopReason(row.end or "unknown"),
+        input_tokens=len(row.prompt),
+        output_tokens=len(row.tokens),
+        ignored=ignored,
+    )
+
+
+def placed(error: RiggingError, loaded: Loaded) -> RiggingError:
+    """Let an error say which model it is about, without keeping it in memory."""
+    if isinstance(error, GenerationError):
+        error.provider, error.model = PROVIDER, loaded.name
+    _log.debug("a request to %s failed", loaded.name, exc_info=error)
+    # A traceback holds frames, and these hold the model, for as long as the caller keeps
+    # the error. Where it was raised is in the log; a new one begins where it is raised again.
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def fresh(error: RiggingError) -> RiggingError:
+    """Return an equal error, because several requests cannot share one traceback."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+def _encode(loaded: Loaded, request: Request) -> list[int]:
+    if isinstance(request.prompt, str):
+        return encode_text(loaded.tokenizer, request.prompt)
+    return encode_conversation(loaded.tokenizer, request.prompt, request.params.tools)
+
+
+def _room(loaded: Loaded, prompt: Sequence[int]) -> int:
+    """Return how many tokens may follow the prompt."""
+    if loaded.context is None:
+        return sys.maxsize
+    if len(prompt) >= loaded.context:
+        raise ContextLengthError(
+            f"the prompt has {len(prompt)} tokens, and the model's context {loaded.context}, "
+            f"which leaves no room for an answer: shorten the prompt"
+        )
+    return loaded.context - len(prompt)

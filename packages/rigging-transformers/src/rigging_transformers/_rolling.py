@@ -1,0 +1,138 @@
+"""A batch that rolls: one forward pass per step, rows leave and join between two.
+
+Imports torch: import this module late.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from rigging_transformers._cache import RollingCache
+from rigging_transformers._choice import Choice
+from rigging_transformers._padding import left_pad
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rigging_transformers._loaded import Loaded
+    from rigging_transformers._row import Row
+
+__all__ = ["RollingBatch"]
+
+
+class RollingBatch:
+    """The rows that are running, and their cache.
+
+    A step that fails changes no row, so it may be repeated with fewer.
+
+    Attributes:
+        rows: In the order of the cache, which changes as rows leave.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.rows: list[Row] = []
+        self._model = loaded.model
+        self._pad_id = loaded.pad_id
+        self._cache = RollingCache()
+        self._choice: Choice | None = None
+        # Only the last token's logits are looked at; those of a long prompt fill gigabytes.
+        takes = inspect.signature(self._model.forward).parameters
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row that are in the cache."""
+        return self._cache.lengths
+
+    def join(self, rows: Sequence[Row]) -> None:
+        """Read the prompts of new rows, and generate the first token of each.
+
+        Args:
+            rows: Of similar length, because they are padded to the longest. One that has
+                generated before goes on where it was.
+        """
+        read = [[*row.prompt, *row.tokens] for row in rows]
+        lengths = [len(tokens) for tokens in read]
+        ids, mask = left_pad(read, self._pad_id)
+        width = max(lengths)
+        cache = DynamicCache(config=self._model.config)
+        starts = self._tensor([[width - length] for length in lengths])
+        positions = torch.arange(width, device=starts.device) - starts
+        scores = self._forward(
+            self._tensor(ids),
+            self._tensor(mask) if min(lengths) < width else None,
+            positions.clamp(min=0),
+            cache,
+        )
+        _add(rows, Choice(rows, scores.device)(None, scores))
+        keep = [index for index, row in enumerate(rows) if row.end is None]
+        if keep:
+            self._cache.add(cache, keep, [lengths[index] for index in keep])
+            self.rows += [rows[index] for index in keep]
+            self._choice = None
+
+    def step(self) -> None:
+        """Generate the next token of each row."""
+        cache, mask = self._cache.opened()
+        scores = self._forward(
+            self._tensor([row.tokens[-1:] for row in self.rows]),
+            mask,
+            self._tensor([[length] for length in self._cache.lengths]),
+            cache,
+        )
+        if self._choice is None:
+            self._choice = Choice(self.rows, scores.device)
+        scores = self._choice(None, scores)
+        self._cache.advance()
+        _add(self.rows, scores)
+
+    def drop_ended(self) -> None:
+        """Let rows leave that have ended."""
+        self.drop([index for index, row in enumerate(self.rows) if row.end is not None])
+
+    def drop(self, indices: Sequence[int]) -> list[Row]:
+        """Let rows leave, and return them; ``indices`` ascend."""
+        gone = [self.rows[index] for index in indices]
+        if gone:
+            self._cache.remove(indices)
+            for index in reversed(indices):
+                self.rows[index] = self.rows[-1]
+                self.rows.pop()
+            self._choice = None
+        return gone
+
+    def _forward(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor,
+        cache: Any,
+    ) -> torch.Tensor:
+        """Return the scores of each row's next token, shape ``(rows, vocabulary)``."""
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **self._options,
+        )
+        scores: torch.Tensor = output.logits[:, -1].to(torch.float32, copy=True)
+        return scores
+
+    def _tensor(self, values: Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._model.device)
+
+
+def _add(rows: Sequence[Row], scores: torch.Tensor) -> None:
+    now = time.monotonic()
+    for row, token in zip(rows, scores.argmax(dim=-1).tolist(), strict=True):
+        row.add(token, now)

@@ -1,0 +1,113 @@
+"""One request's way from its event loop to the engine's thread, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from threading import Lock
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from rigging_transformers._request import Outcome, timed_out
+
+if TYPE_CHECKING:
+    from rigging_transformers._request import Request
+    from rigging_transformers._row import Row
+    from rigging_transformers._source import LoadSpec
+
+__all__ = ["Outbox", "Ticket"]
+
+#: A piece of a stream, or what ends it.
+_News: TypeAlias = "str | Outcome | Exception"
+
+# Held for an assignment at a time, so one is enough for all.
+_CLAIMING: Final = Lock()
+
+
+class Ticket:
+    """A request that waits for its answer on an event loop.
+
+    Until the engine claims it, it may run out of time in the queue; from then on its row
+    watches the clock.
+
+    Args:
+        request: What is asked.
+        spec: Of which model.
+        streams: Whether pieces of the text are wanted.
+
+    Attributes:
+        answer: An `Outcome` or a failure.
+        pieces: Of the text as it comes; None after the last.
+        is_cancelled: Whether nobody waits any more.
+        row: What the engine made of the request; None before.
+    """
+
+    def __init__(self, request: Request, spec: LoadSpec, *, streams: bool = False) -> None:
+        self.request = request
+        self.spec = spec
+        self.streams = streams
+        self.is_cancelled = False
+        self.row: Row | None = None
+        self.loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Outcome | Exception] = self.loop.create_future()
+        self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        self._is_claimed = False
+        self._timer = (
+            self.loop.call_later(request.deadline - time.monotonic(), self._run_out)
+            if request.deadline is not None
+            else None
+        )
+
+    def claim(self) -> bool:
+        """Take the request for oneself; False if somebody else has."""
+        with _CLAIMING:
+            free, self._is_claimed = not self._is_claimed, True
+        return free
+
+    def receive(self, news: _News) -> None:
+        """Take what came of it. In the event loop's thread."""
+        if isinstance(news, str):
+            self.pieces.put_nowait(news)
+            return
+        if not self.answer.done():
+            self.answer.set_result(news)
+        self._close()
+
+    def cancel(self) -> None:
+        """Give up waiting. In the event loop's thread."""
+        self.is_cancelled = True
+        self.claim()
+        self.answer.cancel()
+        self._close()
+
+    def _run_out(self) -> None:
+        if self.claim():
+            self.receive(timed_out(self.request, self.spec.model))
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.pieces.put_nowait(None)
+
+
+class Outbox:
+    """What goes back to the callers: one call into each event loop, for all that it gets."""
+
+    def __init__(self) -> None:
+        self._news: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, _News]]] = {}
+
+    def put(self, ticket: Ticket, news: _News) -> None:
+        """Keep it until `send`."""
+        self._news.setdefault(ticket.loop, []).append((ticket, news))
+
+    def send(self) -> None:
+        """Hand everything over."""
+        for loop, news in self._news.items():
+            with contextlib.suppress(RuntimeError):  # it is closed: nobody waits
+                loop.call_soon_threadsafe(_receive, news)
+        self._news = {}
+
+
+def _receive(news: list[tuple[Ticket, _News]]) -> None:
+    for ticket, item in news:
+        ticket.receive(item)
