@@ -51,7 +51,7 @@ def make_tiny_model(directory: Path, *, chat_template: str | None = CHAT_TEMPLAT
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _train_tokenizer(chat_template)
+    tokenizer = train_tokenizer(chat_template)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -75,7 +75,7 @@ def make_tiny_model(directory: Path, *, chat_template: str | None = CHAT_TEMPLAT
     return directory
 
 
-def _train_tokenizer(chat_template: str | None) -> Any:
+def train_tokenizer(chat_template: str | None) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

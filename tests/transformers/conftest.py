@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -10,7 +11,7 @@ from rigging_transformers import TransformersGenerator
 from tests.support.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -56,3 +57,28 @@ def generator(tiny_model: Path) -> Iterator[TransformersGenerator]:
 def borrowing(reference: Reference) -> TransformersGenerator:
     """A generator around the reference's own model, which costs no loading."""
     return TransformersGenerator.from_obj(reference.model, reference.tokenizer)
+
+
+class Steps:
+    """Counts the model's forward passes, and calls ``then`` after each."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.then: Callable[[int], object] = lambda _: None
+
+    def __call__(self, *_: Any) -> None:
+        self.count += 1
+        self.then(self.count)
+
+    async def reach(self, count: int) -> None:
+        """Wait for so many forward passes."""
+        while self.count < count:  # noqa: ASYNC110 (another thread counts)
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def steps(reference: Reference) -> Iterator[Steps]:
+    steps = Steps()
+    handle = reference.model.register_forward_hook(steps)
+    yield steps
+    handle.remove()

@@ -13,9 +13,9 @@ from rigging_transformers._padding import left_pad
 from rigging_transformers._row import Row, cut_at_stop
 from rigging_transformers._sampling import Sampling, plan
 from rigging_transformers._source import Source, locate
+from tests.support.bytes_tokenizer import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 ROWS = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=1, max_size=6)
@@ -92,11 +92,6 @@ def test_beams_run_alone_with_everything_left_to_transformers() -> None:
 
 
 # -- Rows --------------------------------------------------------------------------------
-
-
-def decode(_before: Sequence[int], tokens: Sequence[int]) -> str:
-    """Decode tokens that are bytes, as a byte-level tokenizer does."""
-    return bytes(tokens).decode(errors="replace")
 
 
 def finished(text: str, *, stops: list[str], max_tokens: int = 1000) -> Row:

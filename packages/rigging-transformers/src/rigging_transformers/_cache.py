@@ -84,13 +84,16 @@ class RollingCache:
         """Tokens of the longest row."""
         return max(self.lengths, default=0)
 
-    def add(self, prefilled: Cache, keep: Sequence[int], lengths: Sequence[int]) -> None:
+    def add(
+        self, prefilled: Cache, keep: Sequence[int], lengths: Sequence[int], *, more: int = 0
+    ) -> None:
         """Take rows over from a left-padded batch of their own, whose cache is emptied.
 
         Args:
             prefilled: Of transformers, with plain layers only.
             keep: Which of its rows.
             lengths: Tokens of these.
+            more: How many rows will come soon after, for which room is made at once.
         """
         width, first = max(lengths), len(self)
         if not first:
@@ -98,10 +101,15 @@ class RollingCache:
         rows = first + len(keep)
         if not self._layers:
             device = prefilled.layers[0].keys.device
-            self._mask = torch.zeros(rows, width + _spare(width), dtype=torch.long, device=device)
+            self._mask = torch.zeros(
+                rows + more, width + _spare(width), dtype=torch.long, device=device
+            )
             self._window.end = width
         elif rows > len(self._mask) or width > self._window.end:
-            self._move(rows + rows // _SHARE, max(width, self.width))
+            room = len(self._mask)
+            # Somewhat more than needed: who comes one by one shall not cost a copy each.
+            room = room if rows <= room else rows + more + rows // _SHARE
+            self._move(room, max(width, self.width))
         end = self._window.end
         into = (slice(first, rows), slice(None), slice(end - width, end))
         indices = None if len(keep) == prefilled.layers[0].keys.shape[0] else list(keep)

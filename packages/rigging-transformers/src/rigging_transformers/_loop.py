@@ -40,8 +40,10 @@ _log: Final = logging.getLogger(__name__)
 
 # Tokens read in one forward pass, with padding; one long prompt may be more.
 _READ: Final = 4096
-# How much longer than the shortest prompt of a group the longest may be.
+# How much longer than the shortest prompt of a group the longest may be: by this factor,
+# and so many tokens.
 _STRETCH: Final = 1.5
+_NEAR: Final = 8
 # Cells of the cache (rows times columns) that may be padding without being looked at, and
 # above that, how many cells there may be for one token.
 _FREE_CELLS: Final = 1 << 16
@@ -94,11 +96,11 @@ class DecodingLoop:
         """Let rows join, and take a step. Returns whether there is anything left to do."""
         self._admit()
         # Those that run wait for one group only.
-        while self._joining:
-            running = len(self._batch)
-            self._join(self._joining.popleft())
-            if running:
-                break
+        groups = 1 if len(self._batch) else len(self._joining)
+        for _ in range(groups):
+            if self._joining:
+                self._join(self._joining.popleft())
+                self._outbox.send()
         if len(self._batch):
             self._step()
         self._outbox.send()
@@ -151,7 +153,7 @@ class DecodingLoop:
         if not rows:
             return
         try:
-            self._batch.join(rows)
+            self._batch.join(rows, more=sum(map(len, self._joining)))
         except Exception as error:  # noqa: BLE001 (whatever a model raises)
             failure = self._failure(error, len(rows))
         else:
@@ -292,15 +294,14 @@ def _fits(lengths: Sequence[int]) -> bool:
 
 
 def _groups(rows: list[Row]) -> Iterator[list[Row]]:
-    """Put rows together that are of similar length."""
+    """Put rows together that are of similar length; the longest come first."""
     group: list[Row] = []
-    for row in sorted(rows, key=lambda row: len(row.prompt)):
-        width = len(row.prompt)
-        if group and (
-            width * (len(group) + 1) > _READ or width > _STRETCH * len(group[0].prompt) + 8
-        ):
-            yield group
-            group = []
+    for row in sorted(rows, key=lambda row: len(row.prompt), reverse=True):
+        if group:
+            width = len(group[0].prompt)
+            if width * (len(group) + 1) > _READ or width > _STRETCH * len(row.prompt) + _NEAR:
+                yield group
+                group = []
         group.append(row)
     if group:
         yield group

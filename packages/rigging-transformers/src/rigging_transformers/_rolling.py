@@ -52,12 +52,13 @@ class RollingBatch:
         """Tokens of each row that are in the cache."""
         return self._cache.lengths
 
-    def join(self, rows: Sequence[Row]) -> None:
+    def join(self, rows: Sequence[Row], *, more: int = 0) -> None:
         """Read the prompts of new rows, and generate the first token of each.
 
         Args:
             rows: Of similar length, because they are padded to the longest. One that has
                 generated before goes on where it was.
+            more: How many will join soon after, for which room is made at once.
         """
         read = [[*row.prompt, *row.tokens] for row in rows]
         lengths = [len(tokens) for tokens in read]
@@ -75,7 +76,7 @@ class RollingBatch:
         _add(rows, Choice(rows, scores.device)(None, scores))
         keep = [index for index, row in enumerate(rows) if row.end is None]
         if keep:
-            self._cache.add(cache, keep, [lengths[index] for index in keep])
+            self._cache.add(cache, keep, [lengths[index] for index in keep], more=more)
             self.rows += [rows[index] for index in keep]
             self._choice = None
 

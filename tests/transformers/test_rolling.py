@@ -1,0 +1,365 @@
+"""The rolling batch: rows join and leave between two steps, and none minds the others."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from rigging import GeneratedText, GenerateParams
+from rigging.error import ProviderServerError
+from rigging_transformers import TransformersGenerator
+from rigging_transformers._joining import model_rolls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.transformers.conftest import Reference, Steps
+
+WORDS = [
+    "The",
+    "quick",
+    "brown",
+    "fox,",
+    "red",
+    "and",
+    "blue.",
+    "What",
+    "is",
+    "one",
+    "of",
+    "nine;",
+    "Paris?",
+]
+LONG = GenerateParams(max_tokens=150, temperature=0)
+SHORT = GenerateParams(max_tokens=3, temperature=0)
+
+
+@pytest.fixture
+def widths(reference: Reference) -> Iterator[list[int]]:
+    """The rows of each forward pass of the model."""
+    widths: list[int] = []
+    handle = reference.model.register_forward_pre_hook(
+        lambda _, __, kwargs: widths.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    yield widths
+    handle.remove()
+
+
+def greedy(reference: Reference, prompt: str, tokens: int) -> str:
+    return reference.text(reference.new_tokens(prompt, max_new_tokens=tokens))
+
+
+# -- Joining and leaving -----------------------------------------------------------------
+
+
+def test_a_short_request_that_comes_later_is_answered_first(
+    borrowing: TransformersGenerator, steps: Steps
+) -> None:
+    answered: list[str] = []
+
+    async def ask(name: str, params: GenerateParams) -> None:
+        await borrowing.generate_texts(["Hello"], [params])
+        answered.append(name)
+
+    async def main() -> None:
+        long = asyncio.create_task(ask("long", LONG))
+        await steps.reach(5)
+        await ask("short", SHORT)
+        await long
+
+    asyncio.run(main())
+
+    assert answered == ["short", "long"]
+    assert steps.count <= 150 + 1, "it took steps of its own"
+
+
+def test_a_row_that_ends_leaves_and_one_that_waits_takes_its_place(
+    borrowing: TransformersGenerator, widths: list[int]
+) -> None:
+    borrowing.max_batch_size = 2
+    params = [GenerateParams(max_tokens=n, temperature=0) for n in (2, 4, 3)]
+
+    asyncio.run(borrowing.generate_texts(["one", "two", "three"], params))
+
+    # Both read, both step; the third is read, and steps with the second; then alone.
+    assert widths == [2, 2, 1, 2, 2]
+
+
+def test_a_call_ends_when_its_own_row_does(borrowing: TransformersGenerator) -> None:
+    async def main() -> list[int]:
+        calls = [
+            borrowing.complete("Hello").with_(max_tokens=n, temperature=0).run()
+            for n in (40, 2, 20)
+        ]
+        ended: list[int] = []
+        for done in asyncio.as_completed(calls):
+            usage = (await done).usage
+            ended.append(usage.output_tokens if usage else 0)
+        return ended
+
+    assert asyncio.run(main()) == [2, 20, 40]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_do_not_depend_on_who_comes_when(
+    borrowing: TransformersGenerator, reference: Reference, seed: int
+) -> None:
+    draw = random.Random(seed)  # noqa: S311
+    borrowing.max_batch_size = draw.choice([3, 8, 64])
+    requests = [
+        (" ".join(draw.choices(WORDS, k=draw.randint(1, 25))), draw.randint(1, 40))
+        for _ in range(24)
+    ]
+
+    async def ask(prompt: str, tokens: int) -> str:
+        await asyncio.sleep(draw.random() * 0.2)
+        params = GenerateParams(max_tokens=tokens, temperature=0)
+        (result,) = await borrowing.generate_texts([prompt], [params])
+        return str(result)
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(ask(*request) for request in requests))
+
+    said = asyncio.run(main())
+
+    assert said == [greedy(reference, *request) for request in requests]
+
+
+def test_rows_keep_their_parameters_while_others_leave(
+    borrowing: TransformersGenerator, reference: Reference
+) -> None:
+    prompt = "What is the capital of France?"
+    plain = GenerateParams(max_tokens=20, temperature=0)
+    leaving = [plain.merge_with(GenerateParams(max_tokens=n)) for n in (1, 3, 5, 7)]
+    penalized = plain.merge_with(GenerateParams(frequency_penalty=100.0))
+    one_likely = GenerateParams(max_tokens=20, temperature=1.0, top_k=1)
+    params = [leaving[0], penalized, leaving[1], one_likely, leaving[2], plain, leaving[3]]
+
+    results = asyncio.run(borrowing.generate_texts([prompt] * 7, params))
+    (alone,) = asyncio.run(borrowing.generate_texts([prompt], [penalized]))
+
+    said = [str(result) for result in results]
+    assert said[1] == str(alone) != said[5]
+    assert said[3] == said[5] == greedy(reference, prompt, 20)
+    for result, n in zip(said[::2], (1, 3, 5, 7), strict=True):
+        assert result == greedy(reference, prompt, n)
+
+
+def test_a_seeded_request_repeats_whoever_comes_beside(borrowing: TransformersGenerator) -> None:
+    seeded = GenerateParams(temperature=1.5, seed=11, max_tokens=30)
+    crowd = GenerateParams(temperature=1.0, max_tokens=30)
+
+    async def among(others: int) -> str:
+        beside = [
+            asyncio.create_task(borrowing.generate_texts([f"number {n}"], [crowd]))
+            for n in range(others)
+        ]
+        (result,) = await borrowing.generate_texts(["Hello"], [seeded])
+        await asyncio.gather(*beside)
+        return str(result)
+
+    assert len({asyncio.run(among(others)) for others in (0, 1, 7)}) == 1
+
+
+def test_much_padding_is_refused_and_nobody_starves(
+    borrowing: TransformersGenerator, widths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigging_transformers._loop._FREE_CELLS", 0)
+    monkeypatch.setattr("rigging_transformers._loop._CELLS_PER_TOKEN", 2)
+    prompts = ["word " * 60, *"abcdef"]
+
+    results = asyncio.run(borrowing.generate_texts(prompts, [SHORT] * 7))
+
+    assert all(isinstance(result, GeneratedText) for result in results)
+    assert max(widths) < 7
+
+
+# -- Memory ------------------------------------------------------------------------------
+
+
+class Scarce:
+    """A model's memory has room for so many rows only, from some step on."""
+
+    def __init__(self, rows: int, after: int = 0) -> None:
+        self.rows, self.after, self.passes = rows, after, 0
+
+    def __call__(self, _module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        self.passes += 1
+        if len(kwargs["input_ids"]) > self.rows and self.passes > self.after:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+@pytest.mark.parametrize("after", [0, 4], ids=["reading", "stepping"])
+@pytest.mark.parametrize("options", [{}, {"no_repeat_ngram_size": 30}], ids=["rolling", "other"])
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    borrowing: TransformersGenerator,
+    reference: Reference,
+    caplog: pytest.LogCaptureFixture,
+    after: int,
+    options: dict[str, Any],
+) -> None:
+    prompts = [f"number {n}" for n in range(6)]
+    params = GenerateParams(max_tokens=10, temperature=0, extra=options)
+    handle = reference.model.register_forward_pre_hook(Scarce(2, after), with_kwargs=True)
+    try:
+        results = asyncio.run(borrowing.generate_texts(prompts, [params] * 6))
+    finally:
+        handle.remove()
+
+    assert [str(result) for result in results] == [greedy(reference, p, 10) for p in prompts]
+    assert "ran out of memory with 6 prompts at once" in caplog.text
+
+
+def test_one_row_that_does_not_fit_fails_alone(
+    borrowing: TransformersGenerator, reference: Reference
+) -> None:
+    def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        if kwargs["input_ids"].shape[1] > 50:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        long, fine = asyncio.run(borrowing.generate_texts(["word " * 60, "word"], [SHORT] * 2))
+    finally:
+        handle.remove()
+
+    assert isinstance(fine, GeneratedText)
+    assert isinstance(long, ProviderServerError)
+    assert "out of memory with one prompt alone" in str(long)
+
+
+def test_a_model_that_fails_fails_those_it_was_run_for(
+    borrowing: TransformersGenerator, reference: Reference
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("broken")
+
+    handle = reference.model.register_forward_pre_hook(fail)
+    first, second = asyncio.run(borrowing.generate_texts(["one", "two"], [SHORT] * 2))
+    handle.remove()
+    (again,) = asyncio.run(borrowing.generate_texts(["one"], [SHORT]))
+
+    assert isinstance(first, ProviderServerError)
+    assert "the model failed: ValueError: broken" in str(first)
+    assert first is not second
+    assert isinstance(again, GeneratedText)
+
+
+# -- What the rolling batch does not take ------------------------------------------------
+
+
+def test_what_generate_runs_is_beside_the_rolling_batch(
+    borrowing: TransformersGenerator, reference: Reference, steps: Steps
+) -> None:
+    beams = GenerateParams(max_tokens=40, temperature=0, extra={"num_beams": 2})
+    order: list[str] = []
+
+    async def main() -> None:
+        async def beam() -> None:
+            (result,) = await borrowing.generate_texts(["Hello"], [beams])
+            expected = reference.new_tokens("Hello", max_new_tokens=40, num_beams=2)
+            assert str(result) == reference.text(expected)
+            order.append("beams")
+
+        slow = asyncio.create_task(beam())
+        await steps.reach(5)
+        (result,) = await borrowing.generate_texts(["The quick"], [SHORT])
+        order.append("short")
+        assert str(result) == greedy(reference, "The quick", 3)
+        await slow
+
+    asyncio.run(main())
+
+    assert order == ["short", "beams"]
+
+
+def test_a_row_of_generates_ends_its_own_call_before_its_neighbours(
+    borrowing: TransformersGenerator,
+) -> None:
+    async def ask(tokens: int, answered: list[int]) -> None:
+        extra = {"no_repeat_ngram_size": 30}
+        params = GenerateParams(max_tokens=tokens, temperature=0, extra=extra)
+        await borrowing.generate_texts(["Hello"], [params])
+        answered.append(tokens)
+
+    async def main() -> list[int]:
+        answered: list[int] = []
+        await asyncio.gather(ask(60, answered), ask(2, answered))
+        return answered
+
+    assert asyncio.run(main()) == [2, 60]
+
+
+def _tiny(family: str, tokenizer: Any) -> Any:
+    import transformers
+
+    common = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    wide = {"initializer_range": 0.3, "tie_word_embeddings": False}
+    made: dict[str, Any] = {
+        "gpt2": lambda: transformers.GPT2Config(
+            n_embd=32, n_layer=2, n_head=2, initializer_range=0.3, **common
+        ),
+        "qwen2": lambda: transformers.Qwen2Config(**small, **heads, **wide, **common),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(
+            **small, **wide, **common, num_attention_heads=2
+        ),
+        "bloom": lambda: transformers.BloomConfig(
+            hidden_size=32, n_layer=2, n_head=2, initializer_range=0.3, **common
+        ),
+        "sliding": lambda: transformers.MistralConfig(
+            **small, **heads, **wide, **common, sliding_window=8
+        ),
+        "mamba": lambda: transformers.MambaConfig(
+            hidden_size=32, num_hidden_layers=2, state_size=8, initializer_range=0.3, **common
+        ),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(made[family]()).eval()
+
+
+@pytest.mark.parametrize(
+    ("family", "rolls"),
+    [
+        ("gpt2", True),
+        ("qwen2", True),
+        ("gpt_neox", True),
+        ("bloom", False),
+        ("sliding", False),
+        ("mamba", False),
+    ],
+)
+def test_models_of_all_kinds_say_what_they_say_alone(
+    reference: Reference, family: str, rolls: bool
+) -> None:
+    model = _tiny(family, reference.tokenizer)
+    generator = TransformersGenerator.from_obj(model, reference.tokenizer)
+    prompts = ["The quick brown fox", "One", "red, green, blue and", "What is it then?"]
+    params = [GenerateParams(max_tokens=n, temperature=0) for n in (12, 3, 20, 12)]
+
+    results = asyncio.run(generator.generate_texts(prompts, params))
+
+    alone = type(reference)(model, reference.tokenizer)
+    expected = [
+        greedy(alone, p, own.max_tokens or 0) for p, own in zip(prompts, params, strict=True)
+    ]
+    assert [str(result) for result in results] == expected
+    loaded = generator._engine._borrowed
+    assert loaded is not None
+    assert model_rolls(loaded) == rolls
+
+
+def test_what_the_models_own_config_asks_of_generate_is_done(
+    borrowing: TransformersGenerator, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference.model.generation_config, "no_repeat_ngram_size", 1)
+
+    (result,) = asyncio.run(borrowing.generate_texts(["The quick"], [LONG.merge_with(SHORT)]))
+
+    assert str(result) == greedy(reference, "The quick", 3)
