@@ -183,12 +183,13 @@ def steps_to_first_token(generator: TransformersGenerator, model: Any) -> int:
         handle.remove()
 
 
-def peak_memory(program: str) -> float:
-    """Return the most memory that a program took beyond the model, in MB, in a new process."""
+def peak_memory(program: str) -> tuple[float, float]:
+    """Return a program's peak memory in MB, in a new process, and by how much it rose."""
     code = f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
     code += f"import transformers_engine; transformers_engine.child({program!r})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    peak, rise = done.stdout.split()
+    return float(peak), float(rise)
 
 
 def child(program: str) -> None:
@@ -196,11 +197,17 @@ def child(program: str) -> None:
     torch.set_num_threads(1)
     model, tokenizer = make_model()
     prompts, limits = make_prompts(), [NEW_TOKENS] * PROMPTS
+    before = _peak()
     if program == "rolling":
         run_batch(TransformersGenerator.from_obj(model, tokenizer), prompts, limits)
     else:
         Loop(model, tokenizer)(prompts, limits, PROMPTS)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(_peak(), _peak() - before)
+
+
+def _peak() -> float:
+    """Return the most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -237,7 +244,8 @@ def main() -> None:
         ("varied: beside one batch", cpu["varied, by hand"] / cpu["varied, run_batch"], "≥ 1.3"),
         ("64 run() beside run_batch", cpu["run_batch"] / cpu["64 run()"], "≥ 0.85"),
         ("steps to a stream's first token", steps_to_first_token(generator, model), "≤ 3"),
-        ("peak memory beside by hand, 64", rolling / static, "≤ 1.2"),
+        ("peak memory beside by hand, 64", rolling[0] / static[0], "≤ 1.2"),
+        ("what it rose by, beside by hand, 64", rolling[1] / static[1], ""),
     ]
     print("\n| | ratio | to reach |\n|---|---|---|")
     for name, ratio, goal in rows:

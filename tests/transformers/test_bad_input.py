@@ -258,6 +258,8 @@ def test_a_template_that_refuses_the_conversation_fails_alone(reference: Referen
         pytest.param({"max_new_tokens": 5}, "use max_tokens instead", id="ours"),
         pytest.param({"output_scores": True}, "text is all that comes back", id="output"),
         pytest.param({"no_repeat_ngram_size": "x"}, "generate.. refuses no_repeat", id="value"),
+        pytest.param({"repetition_penalty": -1}, "expected float above 0", id="range"),
+        pytest.param({"sequence_bias": "x"}, "generate.. refuses sequence_bias", id="theirs"),
     ],
 )
 def test_an_extra_that_generate_cannot_take_fails_alone(
@@ -274,7 +276,7 @@ def test_an_extra_that_generate_cannot_take_fails_alone(
 
 
 def test_rows_that_fail_together_have_an_error_each(borrowing: TransformersGenerator) -> None:
-    params = SHORT.merge_with(GenerateParams(extra={"no_repeat_ngram_size": "x"}))
+    params = SHORT.merge_with(GenerateParams(extra={"sequence_bias": "x"}))
 
     first, second = asyncio.run(borrowing.generate_texts(["Hi", "Ho"], [params] * 2))
 

@@ -194,7 +194,7 @@ class Scarce:
 
 
 @pytest.mark.parametrize("after", [0, 4], ids=["reading", "stepping"])
-@pytest.mark.parametrize("options", [{}, {"no_repeat_ngram_size": 30}], ids=["rolling", "other"])
+@pytest.mark.parametrize("options", [{}, {"remove_invalid_values": True}], ids=["rolling", "other"])
 def test_out_of_memory_halves_the_batch_and_goes_on(
     borrowing: TransformersGenerator,
     reference: Reference,
@@ -281,7 +281,7 @@ def test_a_row_of_generates_ends_its_own_call_before_its_neighbours(
     borrowing: TransformersGenerator,
 ) -> None:
     async def ask(tokens: int, answered: list[int]) -> None:
-        extra = {"no_repeat_ngram_size": 30}
+        extra = {"remove_invalid_values": True}
         params = GenerateParams(max_tokens=tokens, temperature=0, extra=extra)
         await borrowing.generate_texts(["Hello"], [params])
         answered.append(tokens)
@@ -355,11 +355,27 @@ def test_models_of_all_kinds_say_what_they_say_alone(
     assert model_rolls(loaded) == rolls
 
 
-def test_what_the_models_own_config_asks_of_generate_is_done(
-    borrowing: TransformersGenerator, reference: Reference, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value", "rolls"),
+    [
+        ("repetition_penalty", 1.5, True),
+        ("no_repeat_ngram_size", 1, True),
+        ("suppress_tokens", [65, 66, 67], False),
+    ],
+)
+def test_what_the_models_own_config_asks_for_is_done(
+    borrowing: TransformersGenerator,
+    reference: Reference,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: object,
+    rolls: bool,
 ) -> None:
-    monkeypatch.setattr(reference.model.generation_config, "no_repeat_ngram_size", 1)
+    monkeypatch.setattr(reference.model.generation_config, name, value)
+    assert borrowing._engine._borrowed is not None
+    assert model_rolls(borrowing._engine._borrowed) == rolls
 
-    (result,) = asyncio.run(borrowing.generate_texts(["The quick"], [LONG.merge_with(SHORT)]))
+    params = GenerateParams(max_tokens=12, temperature=0)
+    (result,) = asyncio.run(borrowing.generate_texts(["The quick"], [params]))
 
-    assert str(result) == greedy(reference, "The quick", 3)
+    assert str(result) == greedy(reference, "The quick", 12)

@@ -180,7 +180,7 @@ def test_stop_texts_are_cut_in_a_stream_as_in_a_call(
     "params",
     [
         pytest.param({"temperature": 1.0, "seed": 3}, id="seeded"),
-        pytest.param({"temperature": 0, "extra": {"no_repeat_ngram_size": 3}}, id="generate"),
+        pytest.param({"temperature": 0, "extra": {"renormalize_logits": True}}, id="generate"),
         pytest.param({"temperature": 0, "extra": {"num_beams": 2}}, id="beams"),
     ],
 )

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice"]
 
+# Processor -> transformers' class.
+_PROCESSORS: Final = {
+    "repetition_penalty": "RepetitionPenaltyLogitsProcessor",
+    "no_repeat_ngram_size": "NoRepeatNGramLogitsProcessor",
+}
 # Filter -> transformers' class and the name of its argument.
 _FILTERS: Final = {
     "temperature": ("TemperatureLogitsWarper", "temperature"),
@@ -45,6 +50,11 @@ class Choice:
 
     def __init__(self, rows: Sequence[Row], device: torch.device) -> None:
         # The tokens that a row has generated grow while it runs.
+        self._processed = [
+            (index, row, _processors(row.plan.sampling))
+            for index, row in enumerate(rows)
+            if row.plan.sampling.processors
+        ]
         self._penalized = [
             (index, row.tokens, row.plan.sampling)
             for index, row in enumerate(rows)
@@ -63,7 +73,7 @@ class Choice:
         ]
 
     def __bool__(self) -> bool:
-        return bool(self._penalized or self._drawn)
+        return bool(self._processed or self._penalized or self._drawn)
 
     def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Change scores of shape ``(rows, vocabulary)`` in place, and return them.
@@ -72,8 +82,12 @@ class Choice:
             input_ids: Not looked at; generate() passes them to a logits processor.
             scores: What the model says of each token.
         """
-        for index, tokens, sampling in self._penalized:
-            seen, counts = torch.tensor(tokens, dtype=torch.long, device=scores.device).unique(
+        for index, row, processors in self._processed:
+            tokens = torch.tensor([[*row.prompt, *row.tokens]], device=scores.device)
+            for processor in processors:
+                scores[index] = processor(tokens, scores[index : index + 1])[0]
+        for index, generated, sampling in self._penalized:
+            seen, counts = torch.tensor(generated, dtype=torch.long, device=scores.device).unique(
                 return_counts=True
             )
             penalty = sampling.presence_penalty + sampling.frequency_penalty * counts
@@ -89,6 +103,10 @@ class Choice:
                 return chosen
             scores[indices] = chosen
         return scores
+
+
+def _processors(sampling: Sampling) -> list[Any]:
+    return [getattr(transformers, _PROCESSORS[name])(value) for name, value in sampling.processors]
 
 
 def _warpers(sampling: Sampling, device: torch.device) -> list[Any]:

@@ -72,7 +72,8 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
     }
     alone = rows[0].plan.alone
     if not alone:
-        kwargs["do_sample"] = False  # `Choice` draws
+        # `Choice` draws, and does what the model's own config may ask for, too.
+        kwargs |= {"do_sample": False, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
         choice = Choice(rows, loaded.model.device)
         kwargs["logits_processor"] = transformers.LogitsProcessorList([choice] if choice else [])
     watch = _Watch(rows, after_step) if alone else _Ends(rows, after_step)

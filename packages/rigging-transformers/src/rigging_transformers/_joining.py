@@ -32,12 +32,14 @@ _HANDLED: Final = frozenset(
         "max_length",
         "max_new_tokens",
         "min_p",
+        "no_repeat_ngram_size",
         "num_return_sequences",
         "output_attentions",
         "output_hidden_states",
         "output_logits",
         "output_scores",
         "pad_token_id",
+        "repetition_penalty",
         "return_dict_in_generate",
         "temperature",
         "top_h",
@@ -57,10 +59,8 @@ _NEUTRAL: Final[Mapping[str, Any]] = {
     "length_penalty": 1.0,
     "min_length": 0,
     "min_new_tokens": 0,
-    "no_repeat_ngram_size": 0,
     "num_beam_groups": 1,
     "num_beams": 1,
-    "repetition_penalty": 1.0,
 }
 # Frequencies that depend on the longest row of a batch, so on a row's neighbours.
 _SHARED_ROPE: Final = ("dynamic", "longrope")

@@ -38,8 +38,10 @@ __all__ = ["DecodingLoop"]
 
 _log: Final = logging.getLogger(__name__)
 
-# Tokens read in one forward pass, with padding; one long prompt may be more.
-_READ: Final = 4096
+# Tokens read in one forward pass, with padding; one long prompt may be more. A CPU's caches
+# hold no more, and an accelerator is not busy with less.
+_READ_ON_CPU: Final = 1024
+_READ: Final = 8192
 # How much longer than the shortest prompt of a group the longest may be: by this factor,
 # and so many tokens.
 _STRETCH: Final = 1.5
@@ -126,7 +128,8 @@ class DecodingLoop:
                     self._forget(row)
             else:
                 break
-        self._joining.extend(_groups(admitted))
+        size = _READ_ON_CPU if self._loaded.model.device.type == "cpu" else _READ
+        self._joining.extend(_groups(admitted, size))
 
     def _prepared(self, ticket: Ticket) -> Row | None:
         """Return a request's row; None if it has been answered instead."""
@@ -293,13 +296,13 @@ def _fits(lengths: Sequence[int]) -> bool:
     return cells <= max(_FREE_CELLS, _CELLS_PER_TOKEN * sum(lengths))
 
 
-def _groups(rows: list[Row]) -> Iterator[list[Row]]:
-    """Put rows together that are of similar length; the longest come first."""
+def _groups(rows: list[Row], size: int) -> Iterator[list[Row]]:
+    """Put rows together that are of similar length, ``size`` tokens at most; longest first."""
     group: list[Row] = []
     for row in sorted(rows, key=lambda row: len(row.prompt), reverse=True):
         if group:
             width = len(group[0].prompt)
-            if width * (len(group) + 1) > _READ or width > _STRETCH * len(row.prompt) + _NEAR:
+            if width * (len(group) + 1) > size or width > _STRETCH * len(row.prompt) + _NEAR:
                 yield group
                 group = []
         group.append(row)

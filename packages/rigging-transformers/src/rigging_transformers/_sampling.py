@@ -1,7 +1,7 @@
 """Mapping of `GenerateParams` to what transformers' ``generate`` takes.
 
 What differs from row to row (temperature, top-k, top-p, seed, penalties) becomes a
-`Sampling`, which the row carries through the batch. All that is left, the entries of
+`Sampling`, which the row carries through the batch. All that is left, most entries of
 ``extra``, holds for a whole call of ``generate``, so only rows with equal extras share one.
 
 Some extras make ``generate`` run another loop than plain decoding: beams, assisted
@@ -34,6 +34,12 @@ _COLDEST: Final = 1e-5
 # transformers' own default where neither the caller nor the model says anything.
 _TOP_K: Final = 50
 
+# What looks at a row's own tokens, in the order in which transformers applies it: the type
+# of its value, and the value at which it changes nothing.
+_PROCESSORS: Final[Mapping[str, tuple[type, float]]] = {
+    "repetition_penalty": (float, 1.0),
+    "no_repeat_ngram_size": (int, 0),
+}
 # The filters of a distribution, in the order in which transformers applies them.
 _FILTERS: Final = (
     "temperature",
@@ -92,6 +98,7 @@ class Sampling:
     Attributes:
         sampled: Whether it is drawn; else the likeliest is taken.
         filters: What shapes the distribution before the draw: names and values, in order.
+        processors: What changes logits before that, by the row's tokens; likewise.
         presence_penalty: Taken from the logit of each token that the row has generated.
         frequency_penalty: The same, times how often it was generated.
         seed: Of the row's own random numbers; None for the process's.
@@ -99,6 +106,7 @@ class Sampling:
 
     sampled: bool = False
     filters: tuple[tuple[str, float], ...] = ()
+    processors: tuple[tuple[str, float], ...] = ()
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
@@ -148,12 +156,15 @@ def plan(
         return Plan(Sampling(), kwargs, alone=True, ignored=_lost_to_other_loops(params, sampled))
     sampling = Sampling(
         sampled=sampled,
+        processors=_processors(settings),
         filters=_filters(settings) if sampled else (),
         presence_penalty=params.presence_penalty or 0.0,
         frequency_penalty=params.frequency_penalty or 0.0,
         seed=params.seed if sampled else None,
     )
-    rest = {name: extra[name] for name in extra if name not in {*_FILTERS, "do_sample"}}
+    rest = {
+        name: extra[name] for name in extra if name not in {*_PROCESSORS, *_FILTERS, "do_sample"}
+    }
     return Plan(sampling, rest)
 
 
@@ -194,6 +205,21 @@ def _filters(settings: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
         for name in _FILTERS
         if name in values and values[name] != _NEUTRAL.get(name)
     )
+
+
+def _processors(settings: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    found = []
+    for name, (kind, neutral) in _PROCESSORS.items():
+        value = settings.get(name)
+        if value is None or value == neutral:
+            continue
+        fits = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        if not (fits and float(value) > 0):
+            raise BadRequestError(
+                f"generate() refuses {name}={value!r}: expected {kind.__name__} above 0"
+            )
+        found.append((name, kind(value)))
+    return tuple(found)
 
 
 def _check_names(extra: Mapping[str, Any], known: Collection[str] | None) -> None:
