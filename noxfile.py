@@ -127,7 +127,9 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-@nox.parametrize("suite", ("core", "litellm"), ids=("core", "litellm"))
+@nox.parametrize(
+    "suite", ("core", "litellm", "transformers"), ids=("core", "litellm", "transformers")
+)
 def bench(session: nox.Session, suite: str) -> None:
     """Print what imports, pipelines and providers cost; most figures go to `benchmarks/`."""
     _install_suite(session, suite)
@@ -135,8 +137,10 @@ def bench(session: nox.Session, suite: str) -> None:
     if suite == "core":
         session.run("python", "benchmarks/import_time.py")
         session.run("python", "benchmarks/pipelines.py")
-    else:
+    elif suite == "litellm":
         session.run("python", "benchmarks/litellm_provider.py")
+    else:
+        session.run("python", "benchmarks/transformers_engine.py")
 
 
 @nox.session(default=False)

@@ -214,6 +214,30 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     assert "ran out of memory with 6 prompts at once" in caplog.text
 
 
+def test_a_row_that_does_not_fit_beside_others_waits_for_them(
+    borrowing: TransformersGenerator, reference: Reference, steps: Steps
+) -> None:
+    def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        # Reading needs memory that is there only while nobody runs.
+        if kwargs["input_ids"].shape[1] > 1 and 3 < steps.count < 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    async def main() -> list[str]:
+        long = GenerateParams(max_tokens=20, temperature=0)
+        first = asyncio.create_task(borrowing.generate_texts(["one"], [long]))
+        await steps.reach(4)
+        second = await borrowing.generate_texts(["two"], [SHORT])
+        return [str(result) for result in (*await first, *second)]
+
+    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        said = asyncio.run(main())
+    finally:
+        handle.remove()
+
+    assert said == [greedy(reference, "one", 20), greedy(reference, "two", 3)]
+
+
 def test_one_row_that_does_not_fit_fails_alone(
     borrowing: TransformersGenerator, reference: Reference
 ) -> None:

@@ -51,11 +51,10 @@ class Engine:
         self.max_rows = 1
         self._borrowed = borrowed
         self._own: Loaded | None = None
-        self._fitting: int | None = None  # rows that memory has room for, once that is known
         self._thread: ThreadPoolExecutor | None = None
         self._is_working = False
         self._inbox: deque[Ticket | _Task] = deque()
-        self._lock = Lock()  # of the four above
+        self._lock = Lock()  # of the three above
         # What comes in one turn of an event loop goes into the inbox together.
         self._gathered: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Ticket]] = (
             WeakKeyDictionary()
@@ -188,13 +187,7 @@ class Engine:
         # Imports torch.
         from rigging_transformers._loop import DecodingLoop  # noqa: PLC0415
 
-        rows = min(self.max_rows, self._fitting or self.max_rows)
-        loop = DecodingLoop(loaded, lambda: self._take(spec), rows)
-        try:
-            loop.run()
-        finally:
-            if loop.max_rows < rows:
-                self._fitting = loop.max_rows
+        DecodingLoop(loaded, lambda: self._take(spec), self.max_rows).run()
 
     def _refuse(self, tickets: Sequence[Ticket], error: RiggingError) -> None:
         outbox = Outbox()
@@ -226,7 +219,7 @@ class Engine:
     def _free(self) -> None:
         if self._own is None:
             return
-        self._own = self._fitting = None
+        self._own = None
         from rigging_transformers._memory import free_memory  # noqa: PLC0415
 
         # Modules refer to each other in circles.

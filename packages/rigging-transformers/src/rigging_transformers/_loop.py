@@ -98,11 +98,9 @@ class DecodingLoop:
         """Let rows join, and take a step. Returns whether there is anything left to do."""
         self._admit()
         # Those that run wait for one group only.
-        groups = 1 if len(self._batch) else len(self._joining)
-        for _ in range(groups):
-            if self._joining:
-                self._join(self._joining.popleft())
-                self._outbox.send()
+        for _ in range(1 if len(self._batch) else len(self._joining)):
+            self._join_next()
+            self._outbox.send()
         if len(self._batch):
             self._step()
         self._outbox.send()
@@ -151,23 +149,33 @@ class DecodingLoop:
 
     # -- The rolling batch ---------------------------------------------------------------
 
-    def _join(self, rows: list[Row]) -> None:
-        rows = self._wanted(rows)
+    def _join_next(self) -> None:
+        """Let the next group join, or as much of it as there are places for."""
+        places = self.max_rows - len(self._batch)
+        if not self._joining or places < 1:
+            return
+        group = self._joining.popleft()
+        if len(group) > places:
+            self._joining.appendleft(group[places:])
+        rows = self._wanted(group[:places])
         if not rows:
             return
         try:
-            self._batch.join(rows, more=sum(map(len, self._joining)))
+            self._batch.join(rows, more=min(places - len(rows), self._joining_rows))
         except Exception as error:  # noqa: BLE001 (whatever a model raises)
-            failure = self._failure(error, len(rows))
+            failure = self._failure(error, len(self._batch) + len(rows))
         else:
             self._settle(rows)
             return
         if failure is None:
+            self._joining.appendleft(rows)
             free_memory()
-            half = len(rows) // 2
-            self._joining.extendleft([rows[half:], rows[:half]])
         else:
             self._fail(rows, failure)
+
+    @property
+    def _joining_rows(self) -> int:
+        return sum(map(len, self._joining))
 
     def _step(self) -> None:
         rows = list(self._batch.rows)
@@ -181,7 +189,7 @@ class DecodingLoop:
             return
         if failure is None:
             # They will be read again, with what they have generated.
-            self._joining.append(self._batch.drop(range(len(rows) // 2, len(rows))))
+            self._joining.append(self._batch.drop(range(self.max_rows, len(rows))))
             free_memory()
         else:
             self._batch.drop(range(len(rows)))
@@ -195,9 +203,11 @@ class DecodingLoop:
         rows = [row for row in self._others if self._key(row) == key][: self.max_rows]
         chosen = set(map(id, rows))
         self._others = [row for row in self._others if id(row) not in chosen]
-        claimed = [row for row in rows if self._tickets[id(row)].claim()]
+        claimed = []
         for row in rows:
-            if row not in claimed:
+            if self._tickets[id(row)].claim():
+                claimed.append(row)
+            else:
                 self._forget(row)
         self._generate(claimed)
 
@@ -225,7 +235,7 @@ class DecodingLoop:
         else:
             self._settle(rows)
             return
-        left = [row for row in rows if row.end is None]
+        left = self._wanted(rows)
         if failure is None:
             free_memory()
             self._generate(left[: len(left) // 2])
@@ -261,7 +271,10 @@ class DecodingLoop:
 
     def _forget(self, row: Row) -> Ticket:
         self._pieces.pop(id(row), None)
-        return self._tickets.pop(id(row))
+        ticket = self._tickets.pop(id(row))
+        # Whoever keeps the ticket shall not keep the model.
+        ticket.row = None
+        return ticket
 
     def _fail(self, rows: Iterable[Row], failure: RiggingError) -> None:
         for row in rows:
@@ -270,7 +283,7 @@ class DecodingLoop:
     def _failure(self, error: Exception, rows: int) -> GenerationError | None:
         """Return what to tell the callers; None where half as many rows are to be tried."""
         if is_out_of_memory(error) and rows > 1:
-            self.max_rows = max(1, (len(self._batch) + rows) // 2)
+            self.max_rows = rows // 2
             _log.warning(
                 "%s ran out of memory with %d prompts at once, and goes on with at most %d: "
                 "set max_batch_size to fewer",
