@@ -129,8 +129,7 @@ class LiteLLMGenerator(Generator):
 
         async def one(conversation: Sequence[Message], own: GenerateParams) -> GeneratedMessage:
             prompt, arguments = await self._chat(litellm, conversation, own)
-            result = await self._ask(litellm.acompletion, prompt, arguments, to_message)
-            return self._finished(prompt, arguments, result)
+            return await self._ask(litellm.acompletion, prompt, arguments, to_message)
 
         return await _each(one, messages, params)
 
@@ -153,8 +152,7 @@ class LiteLLMGenerator(Generator):
 
         async def one(text: str, own: GenerateParams) -> GeneratedText:
             prompt, arguments = self._completion(litellm, text, own)
-            result = await self._ask(litellm.atext_completion, prompt, arguments, to_text)
-            return self._finished(prompt, arguments, result)
+            return await self._ask(litellm.atext_completion, prompt, arguments, to_text)
 
         return await _each(one, texts, params)
 
@@ -185,7 +183,7 @@ class LiteLLMGenerator(Generator):
         )
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                yield piece if isinstance(piece, str) else self._finished(prompt, arguments, piece)
+                yield piece
 
     async def stream_texts(
         self, text: str, params: GenerateParams
@@ -210,7 +208,7 @@ class LiteLLMGenerator(Generator):
         )
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                yield piece if isinstance(piece, str) else self._finished(prompt, arguments, piece)
+                yield piece
 
     async def supports_function_calling(self) -> bool | None:
         """Return whether the model calls tools, as far as litellm knows.
@@ -266,11 +264,11 @@ class LiteLLMGenerator(Generator):
         call: _Call,
         prompt: _Arguments,
         arguments: _Arguments,
-        read: Callable[[Any, str], _ResultT],
-    ) -> _ResultT:
+        read: Callable[[Any, str], _FinishedT],
+    ) -> _FinishedT:
         """Send one request and read its answer."""
 
-        async def attempt(left: Left) -> _ResultT:
+        async def attempt(left: Left) -> _FinishedT:
             with self._uniform_errors():
                 timeout = RequestTimeout(arguments.get("timeout"), self.model)
                 coming = call(**prompt, **whole(arguments), **self._fixed(left))
@@ -278,7 +276,7 @@ class LiteLLMGenerator(Generator):
 
         while True:
             try:
-                return await self._limiter.run(
+                result = await self._limiter.run(
                     attempt, self._limits, endpoint=self._endpoint(arguments)
                 )
             except BadRequestError as error:
@@ -286,18 +284,20 @@ class LiteLLMGenerator(Generator):
                 if not refused:
                     raise
                 arguments = self._without(refused, arguments)
+            else:
+                return self._finished(prompt, arguments, result)
 
     async def _stream(
         self,
         call: _Call,
         prompt: _Arguments,
         arguments: _Arguments,
-        make_reader: Callable[[], Reader[_ResultT]],
-    ) -> AsyncGenerator[str | _ResultT, None]:
+        make_reader: Callable[[], Reader[_FinishedT]],
+    ) -> AsyncGenerator[str | _FinishedT, None]:
         """Send one request and read its answer as it comes."""
         with_usage = "stream_options" not in arguments
 
-        async def attempt(left: Left) -> AsyncGenerator[str | _ResultT, None]:
+        async def attempt(left: Left) -> AsyncGenerator[str | _FinishedT, None]:
             sent = streamed(arguments, with_usage=with_usage)
             with self._uniform_errors():
                 timeout = RequestTimeout(arguments.get("timeout"), self.model)
@@ -313,7 +313,10 @@ class LiteLLMGenerator(Generator):
             try:
                 async with contextlib.aclosing(pieces):
                     async for piece in pieces:
-                        yield piece
+                        if isinstance(piece, str):
+                            yield piece
+                        else:
+                            yield self._finished(prompt, arguments, piece)
             except BadRequestError as error:
                 # Both come before the first piece.
                 refused = refused_by_litellm(error.__cause__, arguments)
