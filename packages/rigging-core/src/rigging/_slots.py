@@ -34,7 +34,7 @@ class Slots:
         self._admit()
 
     @property
-    def is_full(self) -> bool:
+    def _is_full(self) -> bool:
         """Whether who comes now has to wait."""
         return self._limit is not None and self.in_flight >= self._limit
 
@@ -44,7 +44,7 @@ class Slots:
         Args:
             first: Stand at the head of the queue.
         """
-        if not self._waiting and not self.is_full:
+        if not self._waiting and not self._is_full:
             self.in_flight += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -65,7 +65,7 @@ class Slots:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and not self.is_full:
+        while self._waiting and not self._is_full:
             turn = self._waiting.popleft()
             if not turn.done():  # who waited is gone
                 self.in_flight += 1

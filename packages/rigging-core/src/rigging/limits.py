@@ -144,16 +144,14 @@ class Limiter:
             GenerationError: As `run`; after the first piece nothing is attempted again.
         """
         request = _Request(self._gate(), limits, endpoint)
-        begun = False
         while True:
             try:
                 async with request.turn() as left, contextlib.aclosing(attempt(left)) as pieces:
                     async for piece in pieces:
-                        begun = True
                         request.begin()
                         yield piece
             except GenerationError as error:
-                if begun:
+                if request.has_begun:
                     raise
                 await request.wait_after(error)
             else:
@@ -220,7 +218,11 @@ class _Gate:
 
 
 class _Request:
-    """One request and its attempts."""
+    """One request and its attempts.
+
+    Attributes:
+        has_begun: Whether a piece of the answer has come.
+    """
 
     def __init__(self, gate: _Gate, limits: Limits, endpoint: Hashable) -> None:
         self._gate = gate
@@ -229,14 +231,14 @@ class _Request:
         self._retries = 0
         self._began_at = math.inf
         self._last: Attempt | None = None
-        self._has_begun = False
+        self.has_begun = False
         gate.connections.limit = limits.max_connections or None
         self._endpoint.set_ceiling(limits.max_connections or None)
 
     def begin(self) -> None:
         """Note that the answer has begun."""
-        if not self._has_begun:
-            self._has_begun = True
+        if not self.has_begun:
+            self.has_begun = True
             self._endpoint.answered()
 
     @contextlib.asynccontextmanager
@@ -262,7 +264,7 @@ class _Request:
                 endpoint.answered()
             raise
         except BaseException:
-            if self._has_begun:
+            if self.has_begun:
                 endpoint.succeeded(attempt)  # its reader has seen enough
             raise
         else:
