@@ -30,6 +30,9 @@ class VLLM(Generator):
 class Transformers(Generator):
     dtype: str | None = Field(default=None, validation_alias=AliasChoices("dtype", "torch_dtype"))
     trust_remote_code: bool = False
+    model_kwargs: dict[str, Any] = Field(
+        default_factory=dict, validation_alias=AliasChoices("model_kwargs", "load_kwargs")
+    )
 
 
 PROVIDERS: dict[str, type[Generator]] = {

@@ -134,7 +134,7 @@ IDENTIFIERS = st.builds(
     st.none() | DISTRIBUTION,
     st.dictionaries(
         st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True)
-        | EXTRA_NAME.map("extra.{}".format),
+        | st.builds("{}.{}".format, st.sampled_from(["extra", "table"]), EXTRA_NAME),
         ANY_TEXT.map(encode_text),
         max_size=3,
     ),
@@ -203,7 +203,8 @@ def test_no_string_raises_anything_but_invalid_identifier(text: str) -> None:
     st.lists(
         st.sampled_from(
             sorted(
-                {*AllKinds.model_fields, *rg.GenerateParams.model_fields, "extra.a", "params.seed"}
+                {*AllKinds.model_fields, *rg.GenerateParams.model_fields}
+                | {"extra.a", "params.seed", "table.a", "table.%2C=", "text.a"}
                 - {"api_key", "token"}  # not written, so not led back
             )
         ),
@@ -262,6 +263,65 @@ def test_a_field_may_be_given_by_its_alias() -> None:
     assert isinstance(generator, Transformers)
     assert generator.dtype == "bfloat16"
     assert generator.to_identifier() == "transformers!m,dtype=bfloat16"
+
+
+@pytest.mark.usefixtures("providers")
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        pytest.param("model_kwargs.a=1", {"a": 1}, id="json"),
+        pytest.param("model_kwargs.a=bob,model_kwargs.b=true", {"a": "bob", "b": True}, id="two"),
+        pytest.param("model_kwargs.a=null", {"a": None}, id="null"),
+        pytest.param('model_kwargs.a={"b":[1%2C2]}', {"a": {"b": [1, 2]}}, id="nested"),
+        pytest.param("model_kwargs.a.b=1", {"a.b": 1}, id="dot-in-the-name"),
+        pytest.param("model_kwargs.a%3Db%2C=1", {"a=b,": 1}, id="encoded-name"),
+        pytest.param('model_kwargs={"a":1%2C"b":2}', {"a": 1, "b": 2}, id="whole"),
+        pytest.param("load_kwargs.a=1,model_kwargs.b=2", {"a": 1, "b": 2}, id="by-its-alias"),
+    ],
+)
+def test_a_mapping_may_be_given_part_by_part(options: str, value: dict[str, Any]) -> None:
+    generator = rg.get_generator(f"transformers!m,{options}")
+
+    assert isinstance(generator, Transformers)
+    assert generator.model_kwargs == value
+    assert rg.get_generator(generator.to_identifier()) == generator
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        pytest.param({"b": 1, "a": "x,y"}, "model_kwargs.a=x%2Cy,model_kwargs.b=1", id="parts"),
+        pytest.param({" a=": 1}, "model_kwargs. a%3D=1", id="encoded-name"),
+        pytest.param({"": 1, "a": 2}, 'model_kwargs={"":1%2C"a":2}', id="empty-name"),
+        pytest.param({"token": "hunter2", "a": 1}, "model_kwargs.a=1", id="secret"),
+        pytest.param({"a": {"password": "hunter2", "b": 1}}, 'model_kwargs.a={"b":1}', id="inner"),
+    ],
+)
+@pytest.mark.usefixtures("providers")
+def test_a_mapping_is_written_part_by_part(value: dict[str, Any], written: str) -> None:
+    generator = Transformers(model="m", model_kwargs=value)
+
+    assert generator.to_identifier() == f"transformers!m,{written}"
+    assert rg.get_generator(generator.to_identifier()).to_identifier() == generator.to_identifier()
+
+
+@pytest.mark.usefixtures("providers")
+def test_a_mapping_of_secrets_alone_is_not_written() -> None:
+    generator = rg.get_generator("transformers!m,model_kwargs.token=hunter2")
+
+    assert isinstance(generator, Transformers)
+    assert generator.model_kwargs == {"token": "hunter2"}
+    assert generator.to_identifier() == "transformers!m"
+
+
+def test_a_mapping_that_was_emptied_is_written_so() -> None:
+    class Full(rg.Generator):
+        table: dict[str, Any] = {"a": 1}
+
+    with rg.register_generator("full", Full):
+        assert Full(model="m", table={}).to_identifier() == "full!m,table={}"
+        assert Full(model="m", table={"b": 1}).to_identifier() == "full!m,table.b=1"
+        assert rg.get_generator("full!m,table={}") == Full(model="m", table={})
 
 
 def test_a_field_of_the_class_hides_the_parameter_of_its_name() -> None:
@@ -372,6 +432,18 @@ def test_value_that_is_no_json_cannot_be_written() -> None:
         ("m,audio=base64:e", "audio: not base64 of JSON", "base64:e"),
         ("m,audio=loud", "audio: expected a mapping, got 'loud'", "loud"),
         ("transformers!m,dtype=a,torch_dtype=b", "give the same field", "torch_dtype"),
+        (
+            "transformers!m,model_kwargs={},model_kwargs.a=1",
+            "give the same field",
+            "model_kwargs.a",
+        ),
+        ("transformers!m,model_kwargs.a=1,model_kwargs={}", "give the same field", "model_kwargs="),
+        ("transformers!m,model_kwargs.a=1,load_kwargs.a=2", "give the same field", "load_kwargs.a"),
+        ("transformers!m,model_kwargs.=1", "not a key", "model_kwargs."),
+        ("transformers!m,model_kwargs=x", "model_kwargs: expected a mapping, got 'x'", "x"),
+        ("transformers!m,model_kwarg.a=1", "did you mean 'model_kwargs.a'?", "model_kwarg.a"),
+        ("transformers!m,dtype.a=1", "part by part: model_kwargs.NAME, load_kwargs", "dtype.a"),
+        ("m,audio.voice=x", "only these are given part by part: extra.NAME", "audio.voice"),
         ("-x:p!m", "what stands before the ':' is not a distribution's name", "-x"),
     ],
 )

@@ -56,6 +56,11 @@ def test_no_key_in_what_a_generator_and_its_results_show(
         lambda: rg.get_generator(f"echo!m,api_kye={KEY}"),
         lambda: rg.get_generator(f"echo!m,api_key={KEY}%FF"),
         lambda: rg.get_generator(f"nowhere!m,api_key={KEY}"),
+        lambda: rg.get_generator(f"all-kinds!m,table.token={KEY}%FF"),
+        lambda: rg.get_generator(f"all-kinds!m,table.token={KEY},table={{}}"),
+        lambda: rg.get_generator(f"all-kinds!m,table.token={KEY},number=x"),
+        lambda: rg.get_generator(f"all-kinds!m,tabel.token={KEY}"),
+        lambda: rg.get_generator(f"all-kinds!m,extra.token={KEY}%FF"),
         lambda: rg.get_generator(f"m,api_key={KEY}"),
         lambda: rg.get_generator(f"all-kinds!m,token={KEY},number=x"),
         lambda: EchoGenerator(model="m", api_key=KEY, temprature=1),  # type: ignore[call-arg]

@@ -13,6 +13,7 @@ from rigging.params import GenerateParams
 from rigging.registry import registry
 
 if TYPE_CHECKING:
+    from rigging._fields import Option
     from rigging._model import Model
 
 __all__ = ["DEFAULT_PROVIDER", "build"]
@@ -46,19 +47,33 @@ def _default_provider() -> str:
     return name.lower()
 
 
+class _Place(NamedTuple):
+    """What a key is meant for: a field, or a part of a field that is a mapping."""
+
+    option: Option
+    is_param: bool
+    part: str | None = None
+
+    @property
+    def field(self) -> str:
+        return f"params.{self.option.field}" if self.is_param else self.option.field
+
+    def overlaps(self, other: _Place) -> bool:
+        if self.field != other.field:
+            return False
+        return self.part is None or other.part is None or self.part == other.part
+
+
 class _Options(NamedTuple):
     """An identifier's options, decoded."""
 
     fields: dict[str, Any]  # of the class
     params: dict[str, Any]  # of `GenerateParams`
-    keys: dict[str, str]  # field, or "params.<field>" -> the key that gave it
+    places: dict[str, _Place]  # key -> what it gave
 
 
 def _read_options(parsed: Identifier, cls: type[Model], provider: str) -> _Options:
-    own = options_of(cls)
-    shared = options_of(GenerateParams)
-    extra: dict[str, Any] = {}
-    options = _Options({}, {"extra": extra}, {})
+    options = _Options({}, {}, {})
     for key, raw in parsed.options.items():
         if key == "model":
             raise parsed.key_error("the model is named before the first comma", key)
@@ -66,43 +81,62 @@ def _read_options(parsed: Identifier, cls: type[Model], provider: str) -> _Optio
             raise parsed.key_error(
                 f"{key} are given key by key", key, "Write temperature=0.5, or extra.NAME=value."
             )
-        name = key.removeprefix("params.")
+        place = _find_place(key, cls)
+        if place is None:
+            raise _unknown_key(parsed, key, provider, cls)
+        for other, given in options.places.items():
+            if place.overlaps(given):
+                raise parsed.key_error(f"the keys {other!r} and {key!r} give the same field", key)
+        target = options.params if place.is_param else options.fields
+        name = place.option.field
         try:
-            if key.startswith("extra."):
-                extra[key.removeprefix("extra.")] = decode_any(raw)
-                options.keys.setdefault("params.extra", key)
-                continue
-            if key in own:
-                option, target, place = own[key], options.fields, own[key].field
-            elif name in shared:
-                option, target, place = shared[name], options.params, f"params.{name}"
+            if place.part is None:
+                target[name] = place.option.read(raw)
             else:
-                raise _unknown_key(parsed, key, provider, cls)
-            if place in options.keys:
-                raise parsed.key_error(
-                    f"the keys {options.keys[place]!r} and {key!r} give the same field", key
-                )
-            target[option.field] = option.read(raw)
-            options.keys[place] = key
-        except InvalidIdentifierError:
-            raise
+                target.setdefault(name, {})[place.part] = decode_any(raw)
         except ValueError as error:  # of the codec
             raise parsed.error(f"{key}: {error}", key) from None
+        options.places[key] = place
     return options
+
+
+def _find_place(key: str, cls: type[Model]) -> _Place | None:
+    own = options_of(cls)
+    shared = options_of(GenerateParams)
+    if key in own:
+        return _Place(own[key], is_param=False)
+    name = key.removeprefix("params.")
+    if name in shared:
+        return _Place(shared[name], is_param=True)
+    name, _, part = key.partition(".")
+    # `extra` is that of the parameters, whatever the class has.
+    is_param = name == "extra"
+    option = (shared if is_param else own).get(name)
+    if not part or option is None or option.kind != "mapping":
+        return None
+    return _Place(option, is_param, part)
 
 
 def _unknown_key(
     parsed: Identifier, key: str, provider: str, cls: type[Model]
 ) -> InvalidIdentifierError:
-    valid = [
-        name
-        for name in (*options_of(cls), *options_of(GenerateParams))
-        if name not in {"model", "params", "extra"}
-    ]
-    near = nearest(key, valid)
-    hint = f"; did you mean {near!r}?" if near else ""
-    keys = ", ".join(dict.fromkeys([*valid, "extra.NAME"]))
-    return parsed.key_error(f"unknown key {key!r}{hint}", key, f"Keys of {provider}: {keys}.")
+    own = options_of(cls)
+    shared = options_of(GenerateParams).items()
+    known = {**own, **{name: option for name, option in shared if name not in own}}
+    valid = [name for name in known if name not in {"model", "params", "extra"}]
+    by_part = [*(name for name in valid if known[name].kind == "mapping"), "extra"]
+    name, _, part = key.partition(".")
+    reason = f"unknown key {key!r}"
+    if part and name != "params":
+        near = nearest(name, by_part)
+        hint = f"did you mean {f'{near}.{part}'!r}?" if near else ""
+        given = ", ".join(f"{name}.NAME" for name in by_part)
+        reason += f"; {hint or f'only these are given part by part: {given}'}"
+    else:
+        near = nearest(key, valid)
+        reason += f"; did you mean {near!r}?" if near else ""
+    shown = (f"{name}.NAME" if name in by_part else name for name in [*valid, "extra"])
+    return parsed.key_error(reason, key, f"Keys of {provider}: {', '.join(shown)}.")
 
 
 def _misfit(
@@ -110,5 +144,6 @@ def _misfit(
 ) -> InvalidIdentifierError:
     """Point at the first value that pydantic refused."""
     field, reason = error.faults[0] if error.faults else ("", str(error))
-    place = f"params.{field}" if isinstance(error, InvalidParamsError) else field
-    return parsed.error(reason, options.keys.get(place))
+    wanted = f"params.{field}" if isinstance(error, InvalidParamsError) else field
+    key = next((key for key, place in options.places.items() if place.field == wanted), None)
+    return parsed.error(reason, key)

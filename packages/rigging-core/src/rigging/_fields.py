@@ -1,8 +1,9 @@
 """Values of a model's fields, to and from the options of an identifier.
 
 How a value is written follows from its field's JSON schema, so it holds for the fields
-of any generator: text and numbers as they are, a list of these with ``;``, and
-everything else as JSON. Pydantic converts what was read to the field's own type.
+of any generator: text and numbers as they are, a list of these with ``;``, a mapping
+part by part, and everything else as JSON. Pydantic converts what was read to the field's
+own type.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic_core import PydanticSerializationError
 
-from rigging._model import Model, field_names
+from rigging._model import Model, field_names, without_secrets
 from rigging.error import InvalidGeneratorError
 from rigging.identifier import (
     decode_any,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Option", "options_of", "write_options"]
 
-_Kind: TypeAlias = Literal["text", "list", "any"]
+_Kind: TypeAlias = Literal["text", "list", "mapping", "any"]
 _SCALARS = {"string", "number", "integer", "boolean"}
 
 
@@ -55,11 +56,24 @@ class Option(NamedTuple):
                 return decode_text(raw)
             case "list":
                 return decode_list(raw)
-            case "any":
+            case "mapping" | "any":
                 return decode_any(raw)
 
-    def write(self, value: Any) -> str:
-        """Encode a value that pydantic has made JSON of."""
+    def public(self, value: Any) -> Any:
+        """Return a value without the secrets that stand in a mapping."""
+        return without_secrets(value) if self.kind == "mapping" else value
+
+    def write(self, value: Any) -> dict[str, str]:
+        """Encode a value that pydantic has made JSON of: one option, or one for each part."""
+        if self.kind != "mapping":
+            return {self.field: self._write_whole(value)}
+        public = self.public(value)
+        # No key can end with the dot.
+        if not public or "" in public:
+            return {self.field: self._write_whole(public)}
+        return {f"{self.field}.{name}": encode_any(public[name]) for name in sorted(public)}
+
+    def _write_whole(self, value: Any) -> str:
         if value is None:
             return "null"
         match self.kind:
@@ -67,7 +81,7 @@ class Option(NamedTuple):
                 return _scalar(value)
             case "list":
                 return encode_list(map(_plain, value))
-            case "any":
+            case "mapping" | "any":
                 return encode_any(value)
 
 
@@ -89,10 +103,12 @@ def write_options(model: Model, names: set[str]) -> dict[str, str]:
         InvalidGeneratorError: If a value cannot be written as JSON.
     """
     fields = type(model).model_fields
+    options = options_of(type(model))
     changed = {
         name
         for name in names
-        if getattr(model, name) != fields[name].get_default(call_default_factory=True)
+        if options[name].public(getattr(model, name))
+        != fields[name].get_default(call_default_factory=True)
     }
     try:
         values = model.model_dump(mode="json", include=changed)
@@ -100,12 +116,12 @@ def write_options(model: Model, names: set[str]) -> dict[str, str]:
         raise InvalidGeneratorError(
             f"{type(model).__name__} cannot be written as an identifier: {error}"
         ) from error
-    options = options_of(type(model))
     # In the order of declaration: an identifier does not depend on what was set first.
     return {
-        name: options[name].write(values[name])
+        key: raw
         for name in fields
         if name in values and not options[name].secret
+        for key, raw in options[name].write(values[name]).items()
     }
 
 
@@ -117,13 +133,17 @@ def _option(name: str, field: FieldInfo) -> Option:
     branches = [_resolved(branch, schema) for branch in schema.get("anyOf", [schema])]
     values = [branch for branch in branches if branch.get("type") != "null"]
     secret = field.exclude is True or any(branch.get("writeOnly") for branch in values)
-    return Option(name, _kind(values, schema), len(values) < len(branches), secret)
+    nullable = len(values) < len(branches)
+    return Option(name, _kind(values, schema, nullable=nullable), nullable, secret)
 
 
-def _kind(branches: list[dict[str, Any]], schema: dict[str, Any]) -> _Kind:
+def _kind(branches: list[dict[str, Any]], schema: dict[str, Any], *, nullable: bool) -> _Kind:
     if len(branches) != 1:
         return "any"
     (branch,) = branches
+    # Of values that can be anything: a part's text would not be converted to their type.
+    if not nullable and branch.get("additionalProperties") is True and "properties" not in branch:
+        return "mapping"
     if _is_scalar(branch):
         return "text"
     if branch.get("type") == "array" and _is_scalar(_resolved(branch.get("items", {}), schema)):

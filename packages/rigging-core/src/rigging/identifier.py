@@ -41,8 +41,8 @@ __all__ = [
 
 _PROVIDER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _DISTRIBUTION: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-# A field, one of `GenerateParams` by its full name, or anything below `extra`.
-_KEY: Final = re.compile(r"(?:params\.)?[A-Za-z_][A-Za-z0-9_]*|extra\..+", re.DOTALL)
+# A field, or a part of one by any name, as in `extra.NAME` and `params.NAME`.
+_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\..+)?", re.DOTALL)
 _BLANKS: Final = " \t\r\n"
 _BASE64: Final = "base64:"
 _NULL: Final = "null"
@@ -124,7 +124,8 @@ class Identifier:
         if key is None:
             return _fault(self._text, len(self._text), reason, hint)
         span = self._spans[key]
-        return _fault(self._text, span.value, reason, hint, shown=None if is_secret(key) else span)
+        hidden = any(is_secret(part) for part in key.split("."))
+        return _fault(self._text, span.value, reason, hint, shown=None if hidden else span)
 
     def key_error(self, reason: str, key: str, hint: str = "") -> InvalidIdentifierError:
         """Return an error that points at ``key`` itself."""
@@ -187,7 +188,7 @@ def _parse_option(text: str, piece: _Span) -> tuple[str, _Span]:
     if not raw_key:
         raise _fault(text, piece.key, "empty key", "Write key=value after the comma.")
     try:
-        key = decode_text(raw_key) if raw_key.startswith("extra.") else raw_key
+        key = decode_text(raw_key) if "." in raw_key else raw_key
     except ValueError as error:
         raise _fault(text, piece.key, f"key: {error}") from None
     if not _KEY.fullmatch(key):
@@ -212,7 +213,7 @@ def _pieces(text: str) -> Iterator[_Span]:
 
 
 def _encode_key(key: str) -> str:
-    return encode_text(key, also="=") if key.startswith("extra.") else key
+    return encode_text(key, also="=") if "." in key else key
 
 
 # -- Showing an identifier in an error ---------------------------------------------------
