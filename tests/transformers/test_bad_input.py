@@ -231,22 +231,22 @@ def test_a_model_without_a_chat_template_says_what_to_do(reference: Reference) -
     (text,) = asyncio.run(generator.generate_texts(["Hi"], [SHORT]))
 
     assert isinstance(result, BadRequestError)
-    assert "Use complete() instead of chat()" in str(result)
+    assert "Give chat_template=" in str(result)
     assert isinstance(text, GeneratedText)
 
 
 def test_a_template_that_refuses_the_conversation_fails_alone(reference: Reference) -> None:
     generator = with_template(
         reference,
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% if messages[0].role != 'user' %}{{ raise_exception('the user begins') }}{% endif %}"
         "{{ messages[0].content }}",
     )
-    conversations = [[Message("system", "Be brief.")], [Message("user", "Hi")]]
+    conversations = [[Message("assistant", "Well?")], [Message("user", "Hi")]]
 
     refused, fine = asyncio.run(generator.generate_messages(conversations, [SHORT] * 2))
 
     assert isinstance(refused, BadRequestError)
-    assert "refuses the conversation: no system role" in str(refused)
+    assert "refuses the conversation: the user begins" in str(refused)
     assert refused.__cause__ is not None
     assert isinstance(fine, GeneratedMessage)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +14,9 @@ from rigging.error import ProviderTimeoutError
 from rigging_transformers import TransformersGenerator
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
     from tests.transformers.conftest import Reference, Steps
 
 LONG = GenerateParams(max_tokens=200, temperature=0)
@@ -21,26 +26,42 @@ SHORT = GenerateParams(max_tokens=3, temperature=0)
 def test_the_event_loop_runs_on_while_a_batch_is_generated(
     borrowing: TransformersGenerator,
 ) -> None:
-    async def main() -> tuple[float, float]:
+    kinds = [
+        GenerateParams(temperature=0),
+        GenerateParams(temperature=1.0, top_p=0.9),
+        GenerateParams(temperature=1.0, seed=5),
+        GenerateParams(temperature=0, frequency_penalty=0.5, stop=["never said"]),
+    ]
+    params = [own.merge_with(GenerateParams(max_tokens=30)) for own in kinds * 8]
+
+    async def generate() -> None:
+        await borrowing.generate_texts(["Hello there"] * 32, params)
+
+    async def compute() -> None:
+        end = time.monotonic() + 0.5
+        await asyncio.to_thread(lambda: all(time.monotonic() < end for _ in iter(int, 1)))
+
+    async def longest_stall(work: Callable[[], Awaitable[None]]) -> float:
         stalls: list[float] = []
 
         async def beat() -> None:
             while True:
                 before = time.perf_counter()
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.001)
                 stalls.append(time.perf_counter() - before)
 
         heart = asyncio.create_task(beat())
-        start = time.perf_counter()
-        await borrowing.generate_texts(["Hello there"] * 32, [LONG] * 32)
-        took = time.perf_counter() - start
+        await work()
         heart.cancel()
-        return took, max(stalls)
+        return max(stalls)
 
-    took, stall = asyncio.run(main())
+    # Other work on the machine stalls a loop now and then, and the engine would each time.
+    # What any busy thread costs there is no fault of the engine's.
+    stall, usual = (
+        min(asyncio.run(longest_stall(work)) for _ in range(4)) for work in (generate, compute)
+    )
 
-    # 50 ms is the aim; other work on the machine stalls a loop too.
-    assert stall < max(0.2, took / 4), f"the loop stood still for {stall:.3f} of {took:.3f} s"
+    assert stall < usual + 0.05, f"the loop stood still for {stall:.3f} s"
 
 
 def test_cancelling_ends_the_generation_within_a_step(
@@ -131,6 +152,39 @@ def test_a_request_that_waits_too_long_fails_in_time_and_is_never_begun(
     asyncio.run(main())
 
     assert steps.count == 20
+
+
+@pytest.mark.parametrize("end", ["closed", "abandoned"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["rolling", "other"])
+def test_python_exits_within_a_step_when_nobody_can_get_an_answer(
+    tiny_model: Path, end: str, options: dict[str, int]
+) -> None:
+    program = f"""
+import asyncio, atexit, sys, threading, time
+from rigging import GenerateParams
+from rigging_transformers import TransformersGenerator
+
+generator = TransformersGenerator(model={str(tiny_model)!r}).load()
+steps = []
+generator._engine._own.model.register_forward_hook(lambda *_: (time.sleep(0.2), steps.append(1)))
+loop = asyncio.new_event_loop()
+params = GenerateParams(max_tokens=200, temperature=0, extra={options!r})
+task = loop.create_task(generator.generate_texts(["Hello"], [params]))
+if {end!r} == "closed":
+    loop.run_until_complete(asyncio.sleep(0.5))
+    loop.close()
+else:
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    time.sleep(0.5)
+print(len(steps))
+atexit.register(lambda: print(len(steps), flush=True))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+
+    at_end, at_exit = map(int, done.stdout.split())
+    assert at_exit <= at_end + 3 < 100
 
 
 def test_one_event_loop_after_another(generator: TransformersGenerator) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import weakref
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -68,6 +70,56 @@ def test_unloading_gives_the_memory_back(generator: TransformersGenerator) -> No
     assert model() is None
     assert weights() is None
     assert results
+
+
+# Before counts what stays for good, once per process: the code of torch and transformers
+# that the first load and the first request bring in.
+MEASURE = """
+import asyncio, sys
+from rigging import GenerateParams
+from rigging_transformers import TransformersGenerator
+
+def resident():
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Rss"))
+
+def use(model):
+    generator = TransformersGenerator(model=model).load()
+    params = [GenerateParams(temperature=t, max_tokens=4) for t in (0, 1.0)] * 8
+    asyncio.run(generator.generate_texts(["Hello there"] * 16, params))
+    during = resident()
+    generator.unload()
+    return during
+
+use(sys.argv[1])
+before = resident()
+during = use(sys.argv[2])
+print(before, during, resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_is_as_small_as_before_after_unloading(
+    tiny_model: Path, reference: Reference, tmp_path: Path
+) -> None:
+    config = copy.deepcopy(reference.model.config)
+    config.update({"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 4})
+    with torch.random.fork_rng(devices=[]):
+        type(reference.model)(config).save_pretrained(tmp_path)
+    reference.tokenizer.save_pretrained(tmp_path)
+    weights = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) / 1024
+    assert weights > 100_000
+
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tiny_model), str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    before, during, after = map(int, done.stdout.split())
+
+    assert during > before + 0.9 * weights
+    assert after < 1.05 * before, f"{before} kB before, {during} while loaded, {after} after"
 
 
 def test_a_generator_that_is_dropped_takes_its_model_along(tiny_model: Path) -> None:

@@ -80,9 +80,14 @@ def test_every_field_comes_back_from_an_identifier() -> None:
         model="org/model",
         dtype="float16",
         device_map="cuda:0",
+        attn_implementation="eager",
+        revision="v2",
+        adapter="./adapters/mine",
+        chat_template="{{ messages[0].content }}, {% if a %}!{% endif %}",
         trust_remote_code=True,
         load_in_4bit=True,
         dequantize=False,
+        model_kwargs={"cache_dir": "/models", "max_memory": {"cpu": "8GiB"}},
         max_batch_size=4,
     )
 
@@ -92,9 +97,15 @@ def test_every_field_comes_back_from_an_identifier() -> None:
         "transformers!org/model",
         "dtype=float16",
         "device_map=cuda:0",
+        "attn_implementation=eager",
+        "revision=v2",
+        "adapter=./adapters/mine",
+        "chat_template={{ messages[0].content }}%2C {% if a %}!{% endif %}",
         "trust_remote_code=true",
         "load_in_4bit=true",
         "dequantize=false",
+        "model_kwargs.cache_dir=/models",
+        'model_kwargs.max_memory={"cpu":"8GiB"}',
         "max_batch_size=4",
     }
     assert rg.get_generator(identifier) == generator

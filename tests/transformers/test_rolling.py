@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 from rigging import GeneratedText, GenerateParams
 from rigging.error import ProviderServerError
 from rigging_transformers import TransformersGenerator
+from rigging_transformers._cache import _zeros
 from rigging_transformers._joining import model_rolls
 
 if TYPE_CHECKING:
@@ -165,11 +167,64 @@ def test_a_seeded_request_repeats_whoever_comes_beside(borrowing: TransformersGe
     assert len({asyncio.run(among(others)) for others in (0, 1, 7)}) == 1
 
 
+def test_hundreds_of_seeded_requests_say_together_what_each_says_alone(
+    borrowing: TransformersGenerator, widths: list[int]
+) -> None:
+    draw = random.Random(3)  # noqa: S311
+    filters = [
+        GenerateParams(temperature=1.0),
+        GenerateParams(top_p=0.8),
+        GenerateParams(top_k=0),
+        GenerateParams(temperature=2.0),
+        GenerateParams(temperature=1.0, extra={"min_p": 0.05}),
+    ]
+    requests = [
+        (
+            " ".join(draw.choices(WORDS, k=draw.randint(1, 12))),
+            GenerateParams(seed=7, max_tokens=draw.randint(1, 8)).merge_with(draw.choice(filters)),
+        )
+        for _ in range(300)
+    ]
+    prompts, params = zip(*requests, strict=True)
+    noise = GenerateParams(temperature=1.0, max_tokens=4)
+
+    async def main() -> tuple[list[str], int, list[str]]:
+        beside = asyncio.create_task(borrowing.generate_texts(["by the way"] * 50, [noise] * 50))
+        together = await borrowing.generate_texts(prompts, params)
+        await beside
+        widest = max(widths)
+        alone = [await borrowing.generate_texts([p], [own]) for p, own in requests]
+        return list(map(str, together)), widest, [str(result) for (result,) in alone]
+
+    together, widest, alone = asyncio.run(main())
+
+    assert together == alone
+    assert widest > 32, "they ran one by one"
+    assert len(set(alone)) > 200, "the seeds do not tell anything apart"
+
+
+def test_seeded_rows_of_a_model_in_half_precision_run_alone(
+    reference: Reference,
+) -> None:
+    model = copy.deepcopy(reference.model).to(torch.bfloat16)
+    generator = TransformersGenerator.from_obj(model, reference.tokenizer)
+    seeded = GenerateParams(temperature=1.0, seed=1, max_tokens=12)
+    crowd = GenerateParams(temperature=1.0, max_tokens=12)
+    prompts = [f"number {n}" for n in range(16)]
+
+    together = asyncio.run(
+        generator.generate_texts([*prompts, *prompts], [seeded] * 16 + [crowd] * 16)
+    )
+    alone = [asyncio.run(generator.generate_texts([p], [seeded])) for p in prompts]
+
+    assert list(map(str, together[:16])) == [str(result) for (result,) in alone]
+
+
 def test_much_padding_is_refused_and_nobody_starves(
     borrowing: TransformersGenerator, widths: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rigging_transformers._loop._FREE_CELLS", 0)
-    monkeypatch.setattr("rigging_transformers._loop._CELLS_PER_TOKEN", 2)
+    monkeypatch.setattr("rigging_transformers._grouping._FREE_CELLS", 0)
+    monkeypatch.setattr("rigging_transformers._grouping._CELLS_PER_TOKEN", 2)
     prompts = ["word " * 60, *"abcdef"]
 
     results = asyncio.run(borrowing.generate_texts(prompts, [SHORT] * 7))
@@ -236,6 +291,101 @@ def test_a_row_that_does_not_fit_beside_others_waits_for_them(
         handle.remove()
 
     assert said == [greedy(reference, "one", 20), greedy(reference, "two", 3)]
+
+
+@pytest.mark.parametrize("number", range(28))
+def test_memory_that_runs_out_in_the_cache_changes_no_answer(
+    borrowing: TransformersGenerator,
+    reference: Reference,
+    steps: Steps,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    made = 0
+
+    def zeros(*args: Any) -> torch.Tensor:
+        nonlocal made
+        made += 1
+        if made == number + 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return _zeros(*args)
+
+    monkeypatch.setattr("rigging_transformers._cache._zeros", zeros)
+    # New buffers every other token.
+    monkeypatch.setattr("rigging_transformers._cache._SPARE", 2)
+    monkeypatch.setattr("rigging_transformers._cache._SHARE", 1_000_000)
+    params = GenerateParams(max_tokens=14, temperature=0)
+    prompts = ["The quick", "What is the capital of France?", "One", "red, green, blue and"]
+
+    async def main() -> list[str]:
+        first = asyncio.create_task(borrowing.generate_texts(prompts[:2], [params] * 2))
+        await steps.reach(4)
+        second = await borrowing.generate_texts(prompts[2:], [params] * 2)
+        return [str(result) for result in (*await first, *second)]
+
+    assert asyncio.run(main()) == [greedy(reference, prompt, 14) for prompt in prompts]
+    assert made > number, "the fault did not happen"
+
+
+@pytest.mark.parametrize("first", ["rolling", "other"])
+def test_a_row_that_does_not_fit_beside_others_of_another_kind_waits_for_them(
+    borrowing: TransformersGenerator, reference: Reference, steps: Steps, first: str
+) -> None:
+    refused: list[int] = []
+
+    def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        # Reading needs memory that is there only while nobody runs.
+        if kwargs["input_ids"].shape[1] > 1 and 3 < steps.count < 20:
+            refused.append(steps.count)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    long = GenerateParams(max_tokens=20, temperature=0)
+    rolling, other = long, long.merge_with(GenerateParams(extra={"remove_invalid_values": True}))
+    kinds = (rolling, other) if first == "rolling" else (other, rolling)
+
+    async def main() -> list[str]:
+        one = asyncio.create_task(borrowing.generate_texts(["one"], [kinds[0]]))
+        await steps.reach(4)
+        two = asyncio.create_task(borrowing.generate_texts(["two"], [kinds[1]]))
+        await steps.reach(8)
+        # Whoever comes while it waits is answered after it.
+        three = asyncio.create_task(borrowing.generate_texts(["three"], [long]))
+        return [str(result) for done in (one, two, three) for result in await done]
+
+    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        said = asyncio.run(main())
+    finally:
+        handle.remove()
+
+    assert said == [greedy(reference, prompt, 20) for prompt in ("one", "two", "three")]
+    assert len(refused) == 1
+
+
+def test_after_a_while_more_rows_are_tried_again(
+    borrowing: TransformersGenerator, reference: Reference, widths: list[int]
+) -> None:
+    borrowing.max_batch_size = 4
+    prompts = [f"number {n}" for n in range(12)]
+    params = GenerateParams(max_tokens=60, temperature=0)
+    scarce = Scarce(2)
+
+    def refuse_once(*args: Any) -> None:
+        try:
+            scarce(*args)
+        finally:
+            scarce.rows = 4 if scarce.passes else 2
+
+    handle = reference.model.register_forward_pre_hook(refuse_once, with_kwargs=True)
+    try:
+        results = asyncio.run(borrowing.generate_texts(prompts, [params] * 12))
+    finally:
+        handle.remove()
+
+    assert [str(result) for result in results] == [greedy(reference, p, 60) for p in prompts]
+    after = widths[1:]
+    assert max(after[:60]) == 2
+    assert max(after) > 2
 
 
 def test_one_row_that_does_not_fit_fails_alone(

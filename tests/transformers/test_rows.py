@@ -110,7 +110,10 @@ def finished(text: str, *, stops: list[str], max_tokens: int = 1000) -> Row:
 def test_a_row_ends_at_the_first_stop_text(text: str, stops: list[str]) -> None:
     row = finished(text, stops=stops)
 
-    assert row.text == cut_at_stop(text, stops)
+    # One that begins later may be complete sooner: nothing comes after that.
+    said = (text[:end] for end in range(len(text) + 1))
+    ended = next((part for part in said if any(stop in part for stop in stops)), text)
+    assert row.text == cut_at_stop(ended, stops)
     assert (row.end == "stop") == any(stop in text for stop in stops)
 
 

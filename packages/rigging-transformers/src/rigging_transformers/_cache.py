@@ -143,9 +143,10 @@ class RollingCache:
                 self._mask[index] = self._mask[last]
                 self.lengths[index] = self.lengths[last]
             self.lengths.pop()
-        if not self.lengths:
-            self._layers = []
-        self._refit()
+        if self.lengths:
+            self._refit()
+        else:
+            self._drop_all()
 
     def opened(self) -> tuple[Cache, torch.Tensor | None]:
         """Make room for one more token per row.
@@ -167,6 +168,12 @@ class RollingCache:
         self._window.end += 1
         self.lengths = [length + 1 for length in self.lengths]
 
+    def _drop_all(self) -> None:
+        self.lengths = []
+        self._layers = []
+        self._mask = torch.empty(0, 0, dtype=torch.long)
+        self._refit()
+
     def _refit(self) -> None:
         self._window.rows = len(self)
         self._window.start = self._window.end - self.width
@@ -177,7 +184,17 @@ class RollingCache:
         return _Layer(self._window, keys, values)
 
     def _move(self, rows: int, end: int) -> None:
-        """Copy what is in use into new buffers of ``rows`` rows, so that it ends at ``end``."""
+        """Copy what is in use into new buffers of ``rows`` rows, so that it ends at ``end``.
+
+        If that fails, nothing is left: some layers are in their new place and some are not.
+        """
+        try:
+            self._copy(rows, end)
+        except Exception:
+            self._drop_all()
+            raise
+
+    def _copy(self, rows: int, end: int) -> None:
         columns, used = end + _spare(end), len(self)
         source = (slice(used), slice(None), slice(self._window.start, self._window.end))
         into = (slice(used), slice(None), slice(end - self.width, end))

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from rigging_transformers._row import Row
     from rigging_transformers._sampling import Sampling
@@ -38,10 +38,7 @@ _FILTERS: Final = {
 
 
 class Choice:
-    """Makes the likeliest token of each row the one that is to be taken.
-
-    That is what a logits processor of transformers does, too: a drawn token is left as
-    the only possible one, so that taking the likeliest takes it.
+    """Chooses the next token of each row.
 
     Args:
         rows: Of one batch, in order.
@@ -60,27 +57,23 @@ class Choice:
             for index, row in enumerate(rows)
             if row.plan.sampling.presence_penalty or row.plan.sampling.frequency_penalty
         ]
-        # Rows that are sampled alike are drawn together; a seeded row draws by itself.
-        alike: dict[tuple[Sampling, int | None], list[int]] = {}
+        alike: dict[Hashable, list[int]] = {}
         for index, row in enumerate(rows):
-            sampling = row.plan.sampling
-            if sampling.sampled:
-                alone = None if sampling.seed is None else index
-                alike.setdefault((sampling, alone), []).append(index)
-        self._drawn = [
-            (indices, _warpers(sampling, device), _random_numbers(sampling, device))
-            for (sampling, _), indices in alike.items()
-        ]
+            if row.plan.sampling.sampled:
+                alike.setdefault(row.plan.sampling.filters, []).append(index)
+        self._drawn = [_Drawn(rows, indices, device) for indices in alike.values()]
 
     def __bool__(self) -> bool:
         return bool(self._processed or self._penalized or self._drawn)
 
-    def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
-        """Change scores of shape ``(rows, vocabulary)`` in place, and return them.
+    def __call__(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the tokens, shape ``(rows,)``.
+
+        Where memory does not suffice, no random number has been used.
 
         Args:
-            input_ids: Not looked at; generate() passes them to a logits processor.
-            scores: What the model says of each token.
+            scores: What the model says of each token, shape ``(rows, vocabulary)``; changed
+                in place.
         """
         for index, row, processors in self._processed:
             tokens = torch.tensor([[*row.prompt, *row.tokens]], device=scores.device)
@@ -92,17 +85,50 @@ class Choice:
             )
             penalty = sampling.presence_penalty + sampling.frequency_penalty * counts
             scores[index, seen] -= penalty
-        for indices, warpers, generator in self._drawn:
-            everything = len(indices) == len(scores)
-            logits = scores if everything else scores[indices]
-            for warper in warpers:
-                logits = warper(input_ids, logits)
-            drawn = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
-            chosen = torch.full_like(logits, -torch.inf).scatter_(1, drawn, 0.0)
-            if everything:
-                return chosen
-            scores[indices] = chosen
-        return scores
+        chosen = scores.argmax(dim=-1)
+        chances = [group.chances(scores) for group in self._drawn]
+        noises = [torch.empty_like(own) for own in chances]
+        for group, own, noise in zip(self._drawn, chances, noises, strict=True):
+            chosen[group.indices] = group.draw(own, noise)
+        return chosen
+
+
+class _Drawn:
+    """Rows that are filtered alike. A seeded one has random numbers of its own.
+
+    Attributes:
+        indices: Which rows of the batch; those without a seed come first.
+    """
+
+    def __init__(self, rows: Sequence[Row], indices: Sequence[int], device: torch.device) -> None:
+        shared = [index for index in indices if rows[index].plan.sampling.seed is None]
+        seeded = [index for index in indices if rows[index].plan.sampling.seed is not None]
+        self.indices = torch.tensor([*shared, *seeded], device=device)
+        self._shared = len(shared)
+        self._own = [_random_numbers(rows[index], device) for index in seeded]
+        self._warpers = _warpers(rows[indices[0]].plan.sampling, device)
+
+    def chances(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the probability of each token, shape ``(indices, vocabulary)``."""
+        logits = scores[self.indices]
+        for warper in self._warpers:
+            logits = warper(None, logits)
+        return logits.softmax(dim=-1)
+
+    def draw(self, chances: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Draw a token per row as ``torch.multinomial`` does, shape ``(indices,)``.
+
+        Args:
+            chances: Of `chances`.
+            noise: Memory of the same shape.
+        """
+        # The least of exponential variates with these rates. That is a comparison of the
+        # best two, so rounding tips it only where they are equal to the last bits.
+        if self._shared:
+            noise[: self._shared].exponential_()
+        for row, own in zip(noise[self._shared :], self._own, strict=True):
+            row.exponential_(generator=own)
+        return torch.div(chances, noise, out=noise).argmax(dim=-1)
 
 
 def _processors(sampling: Sampling) -> list[Any]:
@@ -120,9 +146,11 @@ def _warpers(sampling: Sampling, device: torch.device) -> list[Any]:
     return warpers
 
 
-def _random_numbers(sampling: Sampling, device: torch.device) -> torch.Generator | None:
-    """Return the row's own generator, so that nobody else's draws move it, nor it theirs."""
-    if sampling.seed is None:
-        return None
-    # Any integer is a seed; torch takes 64 bits.
-    return torch.Generator(device).manual_seed(sampling.seed % 2**63)
+def _random_numbers(row: Row, device: torch.device) -> torch.Generator:
+    """Return a seeded row's own, so that nobody else's draws move them, nor they theirs."""
+    if row.random_numbers is None:
+        # Any integer is a seed; torch takes 64 bits.
+        seed = (row.plan.sampling.seed or 0) % 2**63
+        row.random_numbers = torch.Generator(device).manual_seed(seed)
+    generator: torch.Generator = row.random_numbers
+    return generator

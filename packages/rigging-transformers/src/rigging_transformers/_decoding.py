@@ -75,7 +75,9 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
         # `Choice` draws, and does what the model's own config may ask for, too.
         kwargs |= {"do_sample": False, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
         choice = Choice(rows, loaded.model.device)
-        kwargs["logits_processor"] = transformers.LogitsProcessorList([choice] if choice else [])
+        kwargs["logits_processor"] = transformers.LogitsProcessorList(
+            [_Chosen(choice)] if choice else []
+        )
     watch = _Watch(rows, after_step) if alone else _Ends(rows, after_step)
     if loaded.masks:
         kwargs["attention_mask"] = torch.tensor(mask, device=loaded.model.device)
@@ -96,6 +98,17 @@ def _read_back(row: Row, tokens: list[int]) -> None:
         row.add(token, now=0.0)
     # A loop may give up early, by a rule of its own.
     row.end = row.end or "length"
+
+
+class _Chosen:
+    """Logits processor: leaves the chosen token of each row as the only possible one."""
+
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
+
+    def __call__(self, _input_ids: object, scores: torch.Tensor) -> torch.Tensor:
+        tokens = self._choice(scores)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
 
 class _Ends:

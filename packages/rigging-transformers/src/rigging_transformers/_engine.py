@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from concurrent.futures import Future
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-from rigging.error import MissingDependencyError, RiggingError
+from rigging.error import MissingDependencyError, ProviderServerError, RiggingError
 from rigging_transformers._request import fresh
 from rigging_transformers._source import PROVIDER, LoadSpec, locate, require_modules
 from rigging_transformers._ticket import Outbox, Ticket
@@ -51,10 +51,9 @@ class Engine:
         self.max_rows = 1
         self._borrowed = borrowed
         self._own: Loaded | None = None
-        self._thread: ThreadPoolExecutor | None = None
-        self._is_working = False
+        self._thread: Thread | None = None  # while there is work
         self._inbox: deque[Ticket | _Task] = deque()
-        self._lock = Lock()  # of the three above
+        self._lock = Lock()  # of the two above
         # What comes in one turn of an event loop goes into the inbox together.
         self._gathered: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Ticket]] = (
             WeakKeyDictionary()
@@ -83,7 +82,10 @@ class Engine:
 
     def unload(self) -> None:
         """Drop the model once the requests before have been answered. Blocks until then."""
-        if self._thread is not None:
+        with self._lock:
+            is_idle = self._own is None and self._thread is None
+        # Else, what runs may be loading.
+        if not is_idle:
             self._do(self._free)
 
     async def run(self, spec: LoadSpec, requests: Sequence[Request]) -> list[Outcome | Exception]:
@@ -130,7 +132,10 @@ class Engine:
         gathered += tickets
 
     def _put_gathered(self, gathered: list[Ticket]) -> None:
-        self._put(gathered)
+        try:
+            self._put(gathered)
+        except RuntimeError as error:  # no thread can be started
+            self._refuse(gathered, ProviderServerError(f"the engine cannot run: {error}"))
         gathered.clear()
 
     def _do(self, call: Callable[[], object]) -> None:
@@ -140,22 +145,21 @@ class Engine:
 
     def _put(self, items: Sequence[Ticket | _Task]) -> None:
         with self._lock:
-            self._inbox += items
-            if self._is_working:
-                return
-            self._is_working = True
             if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="rigging-transformers")
-            self._thread.submit(self._work)
+                # No daemon: Python must not end under a model that is running.
+                thread = Thread(target=self._work, name="rigging-transformers", daemon=False)
+                thread.start()
+                self._thread = thread
+            self._inbox += items
 
     # -- In the engine's thread ----------------------------------------------------------
 
     def _work(self) -> None:
-        """Do what is in the inbox. Ends when it is empty, so that an idle engine can be freed."""
+        """Do what is in the inbox, until it is empty: an idle engine keeps no thread."""
         while True:
             with self._lock:
                 if not self._inbox:
-                    self._is_working = False
+                    self._thread = None
                     return
                 head = self._inbox[0]
                 if isinstance(head, _Task):
@@ -203,7 +207,7 @@ class Engine:
         if self._own is not None and self._own.spec != spec:
             self._free()
         if self._own is None:
-            source = locate(spec.model)
+            source = locate(spec.model, adapter=spec.adapter, revision=spec.revision)
             require_modules(spec, source)
             try:
                 from rigging_transformers._loading import load  # noqa: PLC0415

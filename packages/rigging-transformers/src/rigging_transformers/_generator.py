@@ -5,18 +5,30 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import AliasChoices, BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 from rigging import GeneratedMessage, GeneratedText, GenerateParams, Generator, Message, Usage
-from rigging.error import InvalidGeneratorError, RiggingError, UnsupportedParameterWarning
+from rigging.error import (
+    BadRequestError,
+    InvalidGeneratorError,
+    RiggingError,
+    UnsupportedParameterWarning,
+)
 from rigging_transformers._engine import Engine
 from rigging_transformers._loaded import Loaded
-from rigging_transformers._prompts import check_conversation
+from rigging_transformers._prompts import check_conversation, read_template
 from rigging_transformers._request import Outcome, Request
 from rigging_transformers._sampling import UNSUPPORTED
-from rigging_transformers._source import LoadSpec
+from rigging_transformers._source import PROVIDER, LoadSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -25,6 +37,32 @@ __all__ = ["TransformersGenerator"]
 
 _SelfT = TypeVar("_SelfT", bound="TransformersGenerator")
 _ResultT = TypeVar("_ResultT", GeneratedMessage, GeneratedText)
+
+
+_QUANTIZATION: Final = "quantization_config"
+
+# What model_kwargs may not hold -> what to do.
+_SET_ELSEWHERE: Final = {
+    **{
+        name: f"set the field {name!r}"
+        for name in (
+            "attn_implementation",
+            "device_map",
+            "dtype",
+            "load_in_4bit",
+            "load_in_8bit",
+            "revision",
+            "trust_remote_code",
+        )
+    },
+    "adapter_kwargs": "set the field 'adapter'",
+    "gguf_file": "give the file's path as the model",
+    "output_loading_info": "wrap a model that you have loaded by from_obj()",
+    "pretrained_model_name_or_path": "set the field 'model'",
+    "token": "set the field 'api_key'",
+    "torch_dtype": "set the field 'dtype'",
+    "use_auth_token": "set the field 'api_key'",
+}
 
 
 def _dtype_name(value: object) -> object:
@@ -45,8 +83,9 @@ class TransformersGenerator(Generator):
     ``top_p`` or ``top_k`` makes generation sampled; where none is given, the model's own
     generation config decides. ``max_tokens`` is bounded by the model's context, and is by
     default ``max_new_tokens`` of the generation config, else 512. ``stop`` may also name a
-    special token. ``seed`` gives a request random numbers of its own, and a batch of its
-    own, which is slower. ``timeout`` counts from the call, waiting and loading included.
+    special token. ``seed`` gives a request random numbers of its own; with weights in half
+    precision or quantised, a batch of its own, too, which is slower. ``timeout`` counts
+    from the call, waiting and loading included.
     ``extra`` goes to transformers' ``generate``, such as ``extra.num_beams=4``; such
     requests run in batches of their own, beside the others. ``tools`` go to the chat
     template; calls that the model writes stay text.
@@ -59,12 +98,21 @@ class TransformersGenerator(Generator):
             is another name for it.
         device_map: Where the weights go, as in transformers; None for the accelerator
             where there is one (``auto``), else the CPU.
+        attn_implementation: How attention is computed, such as ``eager`` or ``sdpa``; None
+            for what transformers takes by itself.
+        revision: Branch, tag or commit of the model and its tokenizer on the hub.
+        adapter: A PEFT adapter that is put on the model: a directory or a hub id (needs
+            the package ``peft``).
+        chat_template: How conversations are laid out: Jinja text, or the path of a file
+            that holds it and is read when first needed; None for the model's own.
         trust_remote_code: Run code that comes with the model. Only for authors you trust.
         load_in_8bit: Quantise to 8 bits while loading (needs ``bitsandbytes``).
         load_in_4bit: Quantise to 4 bits while loading (needs ``bitsandbytes``).
         dequantize: Unpack a GGUF file's weights into ``dtype`` while loading: many times
             faster on a CPU, at several times the file's memory. False leaves them packed
             where transformers can compute on them.
+        model_kwargs: Anything else that transformers' ``from_pretrained`` takes, such as
+            ``model_kwargs.local_files_only=true`` in an identifier.
         max_batch_size: How many requests are generated for at once; what comes beyond that
             waits. More is faster, and takes more memory.
 
@@ -90,20 +138,39 @@ class TransformersGenerator(Generator):
         BeforeValidator(_dtype_name),
     ] = Field(default=None, validation_alias=AliasChoices("dtype", "torch_dtype"))
     device_map: str | int | dict[str, str | int] | None = None
+    attn_implementation: str | None = None
+    revision: str | None = None
+    adapter: str | None = None
+    chat_template: str | None = None
     trust_remote_code: bool = False
     load_in_8bit: bool = False
     load_in_4bit: bool = False
     dequantize: bool = True
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
     max_batch_size: int = Field(default=64, ge=1)
 
     _engine: Engine = PrivateAttr(default_factory=Engine)
     _warned: set[str] = PrivateAttr(default_factory=set)
+    _templates: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_quantization(self: _SelfT) -> _SelfT:
         if self.load_in_8bit and self.load_in_4bit:
             raise ValueError("load_in_8bit and load_in_4bit exclude each other: set one")
+        if (self.load_in_8bit or self.load_in_4bit) and _QUANTIZATION in self.model_kwargs:
+            raise ValueError(
+                f"load_in_8bit and load_in_4bit are a {_QUANTIZATION} themselves: "
+                f"set one of the three"
+            )
         return self
+
+    @field_validator("model_kwargs")
+    @classmethod
+    def _hides_no_field(cls, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        for name in model_kwargs:
+            if name in _SET_ELSEWHERE:
+                raise ValueError(f"model_kwargs holds {name!r}: {_SET_ELSEWHERE[name]} instead")
+        return model_kwargs
 
     @classmethod
     def from_obj(cls: type[_SelfT], model: Any, tokenizer: Any, **fields: Any) -> _SelfT:
@@ -153,8 +220,11 @@ class TransformersGenerator(Generator):
                 something.
             MissingDependencyError: If a package that it needs is not installed.
             ProviderConnectionError: If it is neither in the cache nor the hub in reach.
+            BadRequestError: If ``chat_template`` is a path to nothing, or the adapter does
+                not fit.
             GenerationError: If it does not load; the subclass says why.
         """
+        self._template()
         self._engine.load(self._spec())
         return self
 
@@ -247,6 +317,7 @@ class TransformersGenerator(Generator):
         # Two generators never share an engine: each could change what the other has loaded.
         copied._engine = self._engine.twin()
         copied._warned = set()
+        copied._templates = {}
         return copied
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -264,14 +335,14 @@ class TransformersGenerator(Generator):
         params: Sequence[GenerateParams],
         kind: type[_ResultT],
     ) -> list[_ResultT | BaseException]:
-        requests = [
-            self._request(prompt, own, kind) for prompt, own in zip(prompts, params, strict=True)
-        ]
         # Said before a model is loaded for nothing.
-        refusals = [_refusal(prompt) for prompt in prompts]
-        sent = [one for one, no in zip(requests, refusals, strict=True) if no is None]
+        asked = [
+            self._request_or_refusal(prompt, own, kind)
+            for prompt, own in zip(prompts, params, strict=True)
+        ]
+        sent = [one for one in asked if isinstance(one, Request)]
         answers = iter(await self._ready().run(self._spec(), sent) if sent else [])
-        outcomes = [next(answers) if no is None else no for no in refusals]
+        outcomes = [next(answers) if isinstance(one, Request) else one for one in asked]
         return [
             self._result(outcome, kind) if isinstance(outcome, Outcome) else outcome
             for outcome in outcomes
@@ -281,13 +352,18 @@ class TransformersGenerator(Generator):
         self, prompt: str | tuple[Message, ...], params: GenerateParams, kind: type[_ResultT]
     ) -> AsyncGenerator[str | _ResultT, None]:
         request = self._request(prompt, params, kind)
-        refusal = _refusal(prompt)
-        if refusal is not None:
-            raise refusal
         pieces = self._ready().stream(self._spec(), request)
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
                 yield piece if isinstance(piece, str) else self._result(piece, kind)
+
+    def _request_or_refusal(
+        self, prompt: str | tuple[Message, ...], params: GenerateParams, kind: type[_ResultT]
+    ) -> Request | RiggingError:
+        try:
+            return self._request(prompt, params, kind)
+        except RiggingError as error:
+            return error
 
     def _request(
         self, prompt: str | tuple[Message, ...], params: GenerateParams, kind: type[_ResultT]
@@ -297,7 +373,21 @@ class TransformersGenerator(Generator):
         # A text has no place for tools.
         unsupported = UNSUPPORTED if kind is GeneratedMessage else (*UNSUPPORTED, "tools")
         self._warn_unsupported(name for name in unsupported if getattr(own, name) is not None)
-        return Request(prompt, own, time.monotonic() + own.timeout if own.timeout else None)
+        deadline = time.monotonic() + own.timeout if own.timeout else None
+        if isinstance(prompt, str):
+            return Request(prompt, own, deadline)
+        check_conversation(prompt)
+        return Request(prompt, own, deadline, self._template())
+
+    def _template(self) -> str | None:
+        given = self.chat_template
+        if given is not None and given not in self._templates:
+            try:
+                self._templates[given] = read_template(given)
+            except BadRequestError as error:
+                error.provider, error.model = PROVIDER, self.model
+                raise
+        return None if given is None else self._templates[given]
 
     def _result(self, outcome: Outcome, kind: type[_ResultT]) -> _ResultT:
         self._warn_unsupported(outcome.ignored)
@@ -313,10 +403,15 @@ class TransformersGenerator(Generator):
             model=self.model,
             dtype=self.dtype,
             device_map=self.device_map,
+            attn_implementation=self.attn_implementation,
+            revision=self.revision,
+            adapter=self.adapter,
             trust_remote_code=self.trust_remote_code,
             load_in_8bit=self.load_in_8bit,
             load_in_4bit=self.load_in_4bit,
             dequantize=self.dequantize,
+            # Of its own, so that a change to the generator's is noticed.
+            model_kwargs=dict(self.model_kwargs),
             token=self.api_key,
         )
 
@@ -330,13 +425,3 @@ class TransformersGenerator(Generator):
                 UnsupportedParameterWarning,
                 stacklevel=5,
             )
-
-
-def _refusal(prompt: str | tuple[Message, ...]) -> RiggingError | None:
-    if isinstance(prompt, str):
-        return None
-    try:
-        check_conversation(prompt)
-    except RiggingError as error:
-        return error
-    return None

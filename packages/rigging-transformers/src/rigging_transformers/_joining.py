@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 import transformers
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rigging_transformers._loaded import Loaded
     from rigging_transformers._sampling import Plan
 
-__all__ = ["model_rolls", "row_rolls"]
+__all__ = ["model_rolls", "row_rolls", "seeds_roll"]
 
 # Of a generation config: read by `plan` and `Loaded`, or of no consequence here.
 _HANDLED: Final = frozenset(
@@ -82,11 +83,28 @@ def model_rolls(loaded: Loaded) -> bool:
     )
 
 
-def row_rolls(plan: Plan) -> bool:
-    """Tell whether the rolling batch can run a row, on a model that it can run."""
-    # A neighbour changes a row's logits in their last bits. That may tip a draw, and a
-    # seed is a promise that nothing does.
-    return not (plan.alone or plan.sampling.seed is not None or plan.kwargs.keys() - _HANDLED)
+def seeds_roll(loaded: Loaded) -> bool:
+    """Tell whether a model is precise enough for seeded rows to have neighbours.
+
+    A neighbour changes a row's logits in their last bits. That may tip a draw, and a seed
+    is a promise that nothing does. In single precision it tips less than one draw in a
+    million, in half precision one in some hundred.
+    """
+    model = loaded.model
+    is_single = model.dtype is torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    is_packed = getattr(model, "hf_quantizer", None) is not None
+    return (is_single or model.dtype is torch.float64) and not is_packed
+
+
+def row_rolls(plan: Plan, *, seeds: bool) -> bool:
+    """Tell whether the rolling batch can run a row, on a model that it can run.
+
+    Args:
+        plan: The row's.
+        seeds: Whether it may be a seeded one; see `seeds_roll`.
+    """
+    may_be_drawn = seeds or plan.sampling.seed is None
+    return may_be_drawn and not (plan.alone or plan.kwargs.keys() - _HANDLED)
 
 
 def _rope_type(config: Any) -> str | None:

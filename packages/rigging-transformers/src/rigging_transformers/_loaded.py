@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
+
+from rigging_transformers._prompts import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +37,8 @@ class Loaded:
     tokenizer: Any
     name: str
     spec: LoadSpec | None = None
+
+    _layouts: dict[str, Layout] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
@@ -66,6 +71,14 @@ class Loaded:
     def masks(self) -> bool:
         """Whether padding can be masked. Without that, only rows of one length go together."""
         return "attention_mask" in inspect.signature(self.model.forward).parameters
+
+    def layout(self, template: str | None) -> Layout:
+        """Return how conversations are laid out by a chat template; None is the model's own."""
+        # The caller may give a tokenizer of its own another template at any time.
+        key = json.dumps([template, None if template else self.tokenizer.chat_template])
+        if key not in self._layouts:
+            self._layouts[key] = Layout(self.tokenizer, template)
+        return self._layouts[key]
 
     def special_id(self, text: str) -> int | None:
         """Return the special token that ``text`` spells, which no decoded text ever shows."""

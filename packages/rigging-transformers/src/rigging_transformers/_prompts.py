@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from rigging import TextPart
 from rigging.error import BadRequestError, InvalidMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rigging import Message
 
-__all__ = ["check_conversation", "encode_conversation", "encode_text", "takes_tools"]
+__all__ = ["Layout", "check_conversation", "encode_text", "read_template"]
+
+_log: Final = logging.getLogger(__name__)
+
+# Whether a template shows what the system says is found out by letting it say this.
+_PROBE: Final = "rigging-probe"
 
 
 def check_conversation(messages: Sequence[Message]) -> None:
@@ -36,44 +44,118 @@ def check_conversation(messages: Sequence[Message]) -> None:
                 )
 
 
-def encode_conversation(
-    tokenizer: Any, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
-) -> list[int]:
-    """Lay a conversation out by the model's chat template, up to where the answer begins.
+def read_template(given: str) -> str:
+    """Return a chat template's text.
+
+    Args:
+        given: The text itself, which has a brace in it, or the path of a file.
+
+    Raises:
+        BadRequestError: If there is no such file, or it is no text.
+    """
+    if "{" in given:
+        return given
+    path = Path(given).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BadRequestError(
+            f"chat_template is no Jinja text (it has no brace), and no file that can be read: "
+            f"{path.absolute()}: {error}"
+        ) from error
+
+
+class Layout:
+    """The way conversations are laid out for a model: its chat template, or another one.
 
     Args:
         tokenizer: The model's.
-        messages: At least one, text only.
-        tools: In OpenAI's format, for templates that take them.
-
-    Returns:
-        Token ids, shape ``(length,)``.
-
-    Raises:
-        BadRequestError: If there is no chat template, or it refuses the conversation.
+        template: In Jinja; None for the tokenizer's own.
 
     Source:
         transformers, "Chat templates".
     """
-    if not tokenizer.chat_template:
-        raise BadRequestError(
-            "the model's tokenizer has no chat template, so it cannot lay out a conversation. "
-            "Use complete() instead of chat(), or take the model's instruct variant, or set "
-            "`tokenizer.chat_template` and use TransformersGenerator.from_obj(model, tokenizer)"
+
+    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._name = "the model's chat template" if template is None else "chat_template"
+
+    def encode(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
+    ) -> list[int]:
+        """Lay a conversation out, up to where the answer begins.
+
+        A template without a place for what the system says gets it in front of what the
+        user says next.
+
+        Args:
+            messages: At least one, text only.
+            tools: In OpenAI's format, for templates that take them.
+
+        Returns:
+            Token ids, shape ``(length,)``.
+
+        Raises:
+            BadRequestError: If there is no template, it is broken, or it refuses the
+                conversation.
+        """
+        if not (self._template or self._tokenizer.chat_template):
+            raise BadRequestError(
+                "the model's tokenizer has no chat template, so it cannot lay out a conversation. "
+                "Give chat_template= (Jinja text, or a file that holds it), or use complete() "
+                "instead of chat(), or take the model's instruct variant"
+            )
+        laid_out = [_as_dict(message) for message in messages]
+        try:
+            if any(m["role"] == "system" for m in laid_out) and not self._takes_system:
+                laid_out = _without_system(laid_out)
+            encoded = self._apply(laid_out, tools=list(tools) if tools else None, return_dict=True)
+        # A template is a program of the model's authors: it may raise anything.
+        except Exception as error:
+            # By name, since Jinja is transformers' dependency and not ours.
+            if type(error).__name__ == "TemplateSyntaxError":
+                line = getattr(error, "lineno", None)
+                raise BadRequestError(
+                    f"{self._name} is not valid Jinja (line {line}): {error}"
+                ) from error
+            raise BadRequestError(f"{self._name} refuses the conversation: {error}") from error
+        return list(encoded["input_ids"])
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template does anything with tools."""
+        # One template, or several by name.
+        return "tools" in json.dumps(self._template or self._tokenizer.chat_template)
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        user = {"role": "user", "content": "Hi"}
+        try:
+            text = self._apply([{"role": "system", "content": _PROBE}, user], tokenize=False)
+        except Exception as error:  # noqa: BLE001 (see `encode`)
+            if not self._lays_out(user):
+                # It is not the system message: what is wrong, the conversation itself shows.
+                return True
+            does = f"refuses system messages ({error})"
+        else:
+            if _PROBE in text:
+                return True
+            does = "drops system messages"
+        _log.info("%s %s: they go in front of what the user says next", self._name, does)
+        return False
+
+    def _lays_out(self, message: dict[str, Any]) -> bool:
+        try:
+            self._apply([message], tokenize=False)
+        except Exception:  # noqa: BLE001 (see `encode`)
+            return False
+        return True
+
+    def _apply(self, messages: list[dict[str, Any]], **options: Any) -> Any:
+        return self._tokenizer.apply_chat_template(
+            messages, chat_template=self._template, add_generation_prompt=True, **options
         )
-    try:
-        encoded = tokenizer.apply_chat_template(
-            [_as_dict(message) for message in messages],
-            tools=list(tools) if tools else None,
-            add_generation_prompt=True,
-            return_dict=True,
-        )
-    # A template is a program of the model's authors: it may raise anything.
-    except Exception as error:
-        raise BadRequestError(
-            f"the model's chat template refuses the conversation: {error}"
-        ) from error
-    return list(encoded["input_ids"])
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -96,10 +178,21 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def takes_tools(tokenizer: Any) -> bool:
-    """Tell whether the chat template does anything with tools."""
-    # One template, or several by name.
-    return "tools" in json.dumps(tokenizer.chat_template)
+def _without_system(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Move what the system says to the front of what the user says next."""
+    laid_out: list[dict[str, Any]] = []
+    said: list[str] = []
+    for message in messages:
+        if message["role"] == "system":
+            said.append(message["content"])
+        elif said and message["role"] == "user":
+            laid_out.append({**message, "content": "\n\n".join([*said, message["content"]])})
+            said = []
+        else:
+            laid_out.append(message)
+    if said:
+        laid_out.append({"role": "user", "content": "\n\n".join(said)})
+    return laid_out
 
 
 def _as_dict(message: Message) -> dict[str, Any]:

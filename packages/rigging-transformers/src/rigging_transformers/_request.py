@@ -15,8 +15,9 @@ from rigging.error import (
     ProviderTimeoutError,
     RiggingError,
 )
+from rigging_transformers._frames import drop_frames
 from rigging_transformers._loaded import as_ids
-from rigging_transformers._prompts import encode_conversation, encode_text, takes_tools
+from rigging_transformers._prompts import encode_text
 from rigging_transformers._row import Row
 from rigging_transformers._sampling import plan
 from rigging_transformers._source import PROVIDER
@@ -52,11 +53,13 @@ class Request:
         prompt: A text, or a conversation.
         params: With what the generator holds already merged in.
         deadline: Time (`time.monotonic`, seconds) by which it must be answered.
+        chat_template: In Jinja; None for the model's own.
     """
 
     prompt: str | tuple[Message, ...]
     params: GenerateParams
     deadline: float | None
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def outcome(loaded: Loaded, request: Request, row: Row) -> Outcome | Exception:
     if (
         request.params.tools
         and not isinstance(request.prompt, str)
-        and not takes_tools(loaded.tokenizer)
+        and not loaded.layout(request.chat_template).takes_tools
     ):
         ignored += ("tools",)
     return Outcome(
@@ -149,12 +152,8 @@ def placed(error: RiggingError, loaded: Loaded) -> RiggingError:
     if isinstance(error, GenerationError):
         error.provider, error.model = PROVIDER, loaded.name
     _log.debug("a request to %s failed", loaded.name, exc_info=error)
-    # A traceback holds frames, and these hold the model, for as long as the caller keeps
-    # the error. Where it was raised is in the log; a new one begins where it is raised again.
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
+    # Where it was raised is in the log.
+    drop_frames(error)
     return error
 
 
@@ -168,7 +167,8 @@ def fresh(error: RiggingError) -> RiggingError:
 def _encode(loaded: Loaded, request: Request) -> list[int]:
     if isinstance(request.prompt, str):
         return encode_text(loaded.tokenizer, request.prompt)
-    return encode_conversation(loaded.tokenizer, request.prompt, request.params.tools)
+    layout = loaded.layout(request.chat_template)
+    return layout.encode(request.prompt, request.params.tools)
 
 
 def _room(loaded: Loaded, prompt: Sequence[int]) -> int:

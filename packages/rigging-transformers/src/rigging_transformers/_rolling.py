@@ -73,7 +73,7 @@ class RollingBatch:
             positions.clamp(min=0),
             cache,
         )
-        _add(rows, Choice(rows, scores.device)(None, scores))
+        _add(rows, Choice(rows, scores.device)(scores))
         keep = [index for index, row in enumerate(rows) if row.end is None]
         if keep:
             self._cache.add(cache, keep, [lengths[index] for index in keep], more=more)
@@ -91,9 +91,9 @@ class RollingBatch:
         )
         if self._choice is None:
             self._choice = Choice(self.rows, scores.device)
-        scores = self._choice(None, scores)
+        tokens = self._choice(scores)
         self._cache.advance()
-        _add(self.rows, scores)
+        _add(self.rows, tokens)
 
     def drop_ended(self) -> None:
         """Let rows leave that have ended."""
@@ -103,12 +103,17 @@ class RollingBatch:
         """Let rows leave, and return them; ``indices`` ascend."""
         gone = [self.rows[index] for index in indices]
         if gone:
-            self._cache.remove(indices)
+            if self._cache:
+                self._cache.remove(indices)
             for index in reversed(indices):
                 self.rows[index] = self.rows[-1]
                 self.rows.pop()
             self._choice = None
         return gone
+
+    def drop_lost(self) -> list[Row]:
+        """Let rows leave whose keys and values are gone, and return them."""
+        return [] if self._cache else self.drop(range(len(self.rows)))
 
     def _forward(
         self,
@@ -133,7 +138,7 @@ class RollingBatch:
         return torch.tensor(values, dtype=torch.long, device=self._model.device)
 
 
-def _add(rows: Sequence[Row], scores: torch.Tensor) -> None:
+def _add(rows: Sequence[Row], tokens: torch.Tensor) -> None:
     now = time.monotonic()
-    for row, token in zip(rows, scores.argmax(dim=-1).tolist(), strict=True):
+    for row, token in zip(rows, tokens.tolist(), strict=True):
         row.add(token, now)

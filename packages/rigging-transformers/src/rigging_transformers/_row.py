@@ -7,7 +7,7 @@ comes here; the decoding loop hands over each token as it falls.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -38,6 +38,7 @@ class Row:
         is_cancelled: Tells whether nobody waits for it any more.
         tokens: What was generated so far, with the token that ended it.
         end: Why it ended; None while it runs.
+        random_numbers: Of its own, once the first was drawn; None where it has no seed.
     """
 
     prompt: Sequence[int]
@@ -50,6 +51,12 @@ class Row:
     is_cancelled: Callable[[], bool] = lambda: False
     tokens: list[int] = field(default_factory=list)
     end: End | None = None
+    random_numbers: Any = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer so far."""
+        return len(self.prompt) + len(self.tokens)
 
     def add(self, token: int, now: float) -> None:
         """Take the next token, and find out whether it is the last."""

@@ -1,4 +1,4 @@
-"""What to load: the place that ``model`` names, and how it is to be loaded.
+"""What to load: the places that ``model`` and ``adapter`` name, and how they are loaded.
 
 Everything here is checked before torch is imported, so a mistyped path costs no
 start-up. A path that exists wins over a hub id of the same name, as in transformers.
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rigging.error import MissingDependencyError, ModelNotFoundError
 
@@ -20,6 +20,7 @@ PROVIDER: Final = "transformers"
 
 _PATH: Final = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")
 _HUB_ID: Final = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+_NO_HUB_ID: Final = "no hub id either: those read 'name' or 'organisation/name'"
 
 # One file of each group has to be there.
 _CONFIG: Final = ("config.json",)
@@ -39,18 +40,22 @@ _WEIGHTS: Final = (
     "pytorch_model*.bin",
     "pytorch_model.bin.index.json",
 )
+_ADAPTER_CONFIG: Final = ("adapter_config.json",)
+_ADAPTER_WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 class Source(NamedTuple):
-    """A place that ``from_pretrained`` understands.
+    """Places that transformers understands.
 
     Attributes:
         name: A hub id, or the path of a directory.
         gguf_file: The file in that directory that holds the whole model; None for others.
+        adapter: A hub id, or the path of a directory; None for the model alone.
     """
 
     name: str
     gguf_file: str | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,42 +65,34 @@ class LoadSpec:
     model: str
     dtype: str | None = None
     device_map: str | int | dict[str, str | int] | None = None
+    attn_implementation: str | None = None
+    revision: str | None = None
+    adapter: str | None = None
     trust_remote_code: bool = False
     load_in_8bit: bool = False
     load_in_4bit: bool = False
     dequantize: bool = True
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
     # Another key does not make it another model.
     token: str | None = field(default=None, repr=False, compare=False)
 
 
-def locate(model: str) -> Source:
-    """Find out what ``model`` names, and that a path holds what is needed.
+def locate(model: str, *, adapter: str | None = None, revision: str | None = None) -> Source:
+    """Find out what ``model`` and ``adapter`` name, and that paths hold what is needed.
 
     Args:
         model: A hub id such as ``org/name``, a directory, or a ``.gguf`` file.
+        adapter: A hub id, or a directory.
+        revision: Which state of the hub's model is wanted.
 
     Raises:
-        ModelNotFoundError: If it is a path to nothing, a directory that lacks
-            configuration, tokenizer or weights, or neither a path nor a hub id.
+        ModelNotFoundError: If one is a path to nothing, a directory that lacks something,
+            or neither a path nor a hub id; or if a path is to have a revision.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        _check_directory(path, model)
-        return Source(str(path))
-    is_gguf = path.suffix.lower() == ".gguf"
-    if path.is_file():
-        if not is_gguf:
-            raise _not_found(model, "a model is a directory or a .gguf file, and this is a file")
-        return Source(str(path.parent), path.name)
-    if is_gguf or _PATH.match(model):
-        raise _not_found(model, f"no such file or directory: {path.absolute()}")
-    if not _HUB_ID.fullmatch(model):
-        raise _not_found(
-            model,
-            "not a path that exists, and no hub id either: those read 'name' or "
-            "'organisation/name'",
-        )
-    return Source(model)
+    source = _locate_model(model)
+    if revision is not None and Path(model).expanduser().exists():
+        raise _not_found(model, f"a path has no revision {revision!r}: only the hub's models have")
+    return source if adapter is None else source._replace(adapter=_locate_adapter(adapter))
 
 
 def require_modules(spec: LoadSpec, source: Source) -> None:
@@ -108,6 +105,8 @@ def require_modules(spec: LoadSpec, source: Source) -> None:
     _require("transformers", "the transformers provider", "rigging-transformers")
     if spec.device_map is not None:
         _require("accelerate", "device_map", "rigging-transformers")
+    if spec.adapter is not None:
+        _require("peft", "adapter", "'rigging-transformers[adapters]'")
     if source.gguf_file is not None:
         _require("gguf", "a GGUF file", "'rigging-transformers[gguf]'")
     if spec.load_in_8bit or spec.load_in_4bit:
@@ -116,10 +115,46 @@ def require_modules(spec: LoadSpec, source: Source) -> None:
         _require("bitsandbytes", option, "'rigging-transformers[quantization]'")
 
 
+def _locate_model(model: str) -> Source:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        _check_directory(path, model)
+        return Source(str(path))
+    is_gguf = path.suffix.lower() == ".gguf"
+    if path.is_file():
+        if not is_gguf:
+            raise _not_found(model, "a model is a directory or a .gguf file, and this is a file")
+        return Source(str(path.parent), path.name)
+    if is_gguf or _PATH.match(model):
+        raise _not_found(model, f"no such file or directory: {path.absolute()}")
+    if not _HUB_ID.fullmatch(model):
+        raise _not_found(model, f"not a path that exists, and {_NO_HUB_ID}")
+    return Source(model)
+
+
+def _locate_adapter(adapter: str) -> str:
+    path = Path(adapter).expanduser()
+    if path.is_dir():
+        if not _has_any(path, _ADAPTER_CONFIG):
+            raise _no_adapter(adapter, "the directory has no adapter_config.json")
+        if not _has_any(path, _ADAPTER_WEIGHTS):
+            raise _no_adapter(adapter, "the directory has no adapter_model.safetensors or .bin")
+        return str(path)
+    if path.is_file():
+        raise _no_adapter(adapter, "an adapter is a directory, and this is a file")
+    if _PATH.match(adapter):
+        raise _no_adapter(adapter, f"no such directory: {path.absolute()}")
+    if not _HUB_ID.fullmatch(adapter):
+        raise _no_adapter(adapter, f"not a path that exists, and {_NO_HUB_ID}")
+    return adapter
+
+
 def _check_directory(path: Path, model: str) -> None:
     if not _has_any(path, _CONFIG):
         files = sorted(path.glob("*.gguf"))
         hint = f" Name the file itself, e.g. {str(files[0])!r}." if files else ""
+        if _has_any(path, _ADAPTER_CONFIG):
+            hint = " It holds an adapter: name its base model here, and it as adapter=."
         raise _not_found(model, f"the directory has no config.json, so it holds no model.{hint}")
     if not _has_any(path, _TOKENIZER):
         raise _not_found(
@@ -142,6 +177,10 @@ def _has_any(path: Path, patterns: tuple[str, ...]) -> bool:
 
 def _not_found(model: str, message: str) -> ModelNotFoundError:
     return ModelNotFoundError(message, provider=PROVIDER, model=model)
+
+
+def _no_adapter(adapter: str, message: str) -> ModelNotFoundError:
+    return _not_found(adapter, f"adapter {adapter!r}: {message}")
 
 
 def _require(module: str, what: str, install: str) -> None:

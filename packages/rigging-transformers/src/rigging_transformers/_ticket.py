@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from rigging_transformers._request import Outcome, timed_out
@@ -38,7 +38,6 @@ class Ticket:
     Attributes:
         answer: An `Outcome` or a failure.
         pieces: Of the text as it comes; None after the last.
-        is_cancelled: Whether nobody waits any more.
         row: What the engine made of the request; None before.
     """
 
@@ -46,17 +45,28 @@ class Ticket:
         self.request = request
         self.spec = spec
         self.streams = streams
-        self.is_cancelled = False
         self.row: Row | None = None
         self.loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Outcome | Exception] = self.loop.create_future()
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._is_claimed = False
+        self._is_cancelled = False
+        self._thread = current_thread()
         self._timer = (
             self.loop.call_later(request.deadline - time.monotonic(), self._run_out)
             if request.deadline is not None
             else None
         )
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+        if self._is_cancelled or self.loop.is_closed():
+            return True
+        # Python waits for the engine's thread when it exits, so that must not wait for those
+        # who can get no answer.
+        is_exiting = not main_thread().is_alive()
+        return is_exiting and (self._thread.daemon or not self._thread.is_alive())
 
     def claim(self) -> bool:
         """Take the request for oneself; False if somebody else has."""
@@ -75,10 +85,11 @@ class Ticket:
 
     def cancel(self) -> None:
         """Give up waiting. In the event loop's thread."""
-        self.is_cancelled = True
+        self._is_cancelled = True
         self.claim()
-        self.answer.cancel()
-        self._close()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.answer.cancel()
+            self._close()
 
     def _run_out(self) -> None:
         if self.claim():

@@ -1,0 +1,592 @@
+"""What decides how a model is loaded, and what is said where it does not load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import pickle
+import shutil
+import sys
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import rigging as rg
+from rigging import GenerateParams
+from rigging.error import (
+    BadRequestError,
+    InvalidGeneratorError,
+    InvalidIdentifierError,
+    MissingDependencyError,
+    ModelNotFoundError,
+    ProviderConnectionError,
+    RiggingError,
+)
+from rigging_transformers import TransformersGenerator
+from tests.support.tiny_model import make_tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.transformers.conftest import Reference
+
+SHORT = GenerateParams(max_tokens=8, temperature=0)
+PROMPTS = ("The quick", "What is the capital", "One two three four five six")
+
+
+def texts(generator: TransformersGenerator) -> list[str]:
+    results = asyncio.run(generator.generate_texts(PROMPTS, [SHORT] * len(PROMPTS)))
+    return [result.text for result in results if not isinstance(result, BaseException)]
+
+
+def loaded_model(generator: TransformersGenerator) -> Any:
+    own = generator.load()._engine._own
+    assert own is not None
+    return own.model
+
+
+def by_identifier(identifier: str) -> TransformersGenerator:
+    generator = rg.get_generator(identifier)
+    assert isinstance(generator, TransformersGenerator)
+    assert rg.get_generator(generator.to_identifier()) == generator
+    return generator
+
+
+# -- Fields ------------------------------------------------------------------------------
+
+
+def test_attention_is_computed_as_asked_and_comes_to_the_same(tiny_model: Path) -> None:
+    said = []
+    for kind in ("eager", "sdpa"):
+        generator = by_identifier(f"transformers!{tiny_model},attn_implementation={kind}")
+        assert loaded_model(generator).config._attn_implementation == kind
+        said.append(texts(generator))
+        generator.unload()
+
+    assert said[0] == said[1]
+
+
+def test_anything_else_goes_to_from_pretrained(tiny_model: Path) -> None:
+    generator = by_identifier(
+        f"transformers!{tiny_model},model_kwargs.max_position_embeddings=64,"
+        f"model_kwargs.local_files_only=true"
+    )
+
+    own = generator.load()._engine._own
+
+    assert own is not None
+    assert own.context == 64
+    generator.unload()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attn_implementation": "eager"},
+        {"model_kwargs": {"max_position_embeddings": 64}},
+        {"adapter": "ADAPTER"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_assigning_what_decides_it_makes_it_another_model(
+    generator: TransformersGenerator, adapter: Path, change: dict[str, Any]
+) -> None:
+    first = weakref.ref(loaded_model(generator))
+
+    for name, value in change.items():
+        setattr(generator, name, str(adapter) if value == "ADAPTER" else value)
+    generator.load()
+
+    assert first() is None
+
+
+def test_changing_model_kwargs_in_place_makes_it_another_model(
+    generator: TransformersGenerator,
+) -> None:
+    first = weakref.ref(loaded_model(generator))
+
+    generator.model_kwargs["max_position_embeddings"] = 64
+    generator.load()
+
+    assert first() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("torch_dtype", "set the field 'dtype'"),
+        ("device_map", "set the field 'device_map'"),
+        ("token", "set the field 'api_key'"),
+        ("load_in_4bit", "set the field 'load_in_4bit'"),
+        ("gguf_file", "give the file's path as the model"),
+    ],
+)
+def test_model_kwargs_hide_no_field(name: str, instead: str) -> None:
+    with pytest.raises(InvalidGeneratorError, match=f"model_kwargs holds '{name}': {instead}"):
+        TransformersGenerator(model="org/model", model_kwargs={name: "secret-1"})
+    with pytest.raises(InvalidIdentifierError, match=instead) as caught:
+        rg.get_generator(f"transformers!org/model,model_kwargs.{name}=1")
+    assert caught.value.identifier[caught.value.position :] in {"1", "…"}
+
+
+def test_one_quantization_at_a_time() -> None:
+    config = {"quantization_config": {"load_in_4bit": True}}
+
+    assert TransformersGenerator(model="org/model", model_kwargs=config).model_kwargs == config
+    with pytest.raises(InvalidGeneratorError, match="set one of the three"):
+        TransformersGenerator(model="org/model", load_in_8bit=True, model_kwargs=config)
+
+
+def test_a_name_that_transformers_does_not_know_is_refused_in_its_words(tiny_model: Path) -> None:
+    generator = TransformersGenerator(model=str(tiny_model), model_kwargs={"attention": "fast"})
+
+    with pytest.raises(BadRequestError, match="unexpected keyword argument 'attention'") as caught:
+        generator.load()
+
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_an_attention_that_needs_a_package_says_so(tiny_model: Path) -> None:
+    generator = TransformersGenerator(
+        model=str(tiny_model), attn_implementation="flash_attention_2"
+    )
+
+    with pytest.raises(MissingDependencyError, match="without a package: FlashAttention2"):
+        generator.load()
+
+
+def test_an_attention_that_nobody_knows_is_refused(tiny_model: Path) -> None:
+    generator = TransformersGenerator(model=str(tiny_model), attn_implementation="divided")
+
+    with pytest.raises(BadRequestError, match=r"attn_implementation=\"divided\"` is not supported"):
+        generator.load()
+
+
+def test_a_directory_has_no_revision(tiny_model: Path) -> None:
+    generator = by_identifier(f"transformers!{tiny_model},revision=v2")
+
+    with pytest.raises(ModelNotFoundError, match="a path has no revision 'v2'"):
+        generator.load()
+
+
+def test_a_revision_is_one_of_model_and_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a hub's cache, made by hand, two revisions have different tokenizers and weights."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # read from the environment at import
+    repository = tmp_path / "models--org--tiny"
+    make_tiny_model(repository / "snapshots" / ("a" * 40))
+    other = make_tiny_model(repository / "snapshots" / ("b" * 40), chat_template="{{ 'new' }}")
+    config = json.loads((other / "config.json").read_text("utf-8"))
+    (other / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    (repository / "refs" / "v2").write_text("b" * 40)
+
+    found = {}
+    for options in ("", ",revision=v2"):
+        generator = by_identifier(
+            f"transformers!org/tiny{options},model_kwargs.cache_dir={tmp_path}"
+        )
+        own = generator.load()._engine._own
+        assert own is not None
+        found[options] = (own.context, own.tokenizer.chat_template == "{{ 'new' }}")
+        generator.unload()
+
+    assert found == {"": (256, False), ",revision=v2": (64, True)}
+    missing = by_identifier(f"transformers!org/tiny,revision=v3,model_kwargs.cache_dir={tmp_path}")
+    with pytest.raises(ProviderConnectionError, match="not in the local cache"):
+        missing.load()
+
+
+# -- Adapters ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def peft_of_its_own() -> Iterator[None]:
+    """Let peft's wrapper ask for an attribute that transformers is about to rename."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)
+        yield
+
+
+def make_adapter(directory: Path, reference: Reference, **changes: Any) -> Path:
+    """Save random LoRA weights for the tiny model, or for one that differs from it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(**{**reference.model.config.to_dict(), **changes})
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]), peft_of_its_own():
+        torch.manual_seed(1)
+        adapted = get_peft_model(LlamaForCausalLM(config), lora)
+        with torch.no_grad():
+            for name, weight in adapted.named_parameters():
+                if "lora_" in name:
+                    weight.normal_(std=0.3)
+    adapted.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, reference: Reference) -> Path:
+    return make_adapter(tmp_path_factory.mktemp("adapters") / "fitting", reference)
+
+
+@pytest.fixture
+def adapted(tiny_model: Path, adapter: Path) -> Iterator[TransformersGenerator]:
+    generator = by_identifier(f"transformers!{tiny_model},adapter={adapter}")
+    yield generator
+    generator.unload()
+
+
+def test_a_model_with_an_adapter_says_what_pefts_own_merged_model_says(
+    adapted: TransformersGenerator, adapter: Path, tiny_model: Path, reference: Reference
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with peft_of_its_own():
+        merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    expected = []
+    for prompt in PROMPTS:
+        inputs = reference.tokenizer(prompt, return_tensors="pt")
+        output = merged.generate(**inputs, max_new_tokens=8, do_sample=False)
+        expected.append(reference.text(output[0, inputs["input_ids"].shape[1] :].tolist()))
+
+    assert texts(adapted) == expected
+    without = TransformersGenerator.from_obj(reference.model, reference.tokenizer)
+    assert all(a != b for a, b in zip(texts(without), expected, strict=True))
+
+
+def test_a_model_with_an_adapter_runs_in_the_rolling_batch(
+    adapted: TransformersGenerator, reference: Reference
+) -> None:
+    from rigging_transformers._joining import model_rolls
+
+    assert type(loaded_model(adapted)) is type(reference.model)
+    assert adapted._engine._own is not None
+    assert model_rolls(adapted._engine._own)
+
+
+def test_a_model_with_an_adapter_gives_its_memory_back(adapted: TransformersGenerator) -> None:
+    texts(adapted)
+    model = weakref.ref(loaded_model(adapted))
+
+    adapted.unload()
+
+    assert model() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"hidden_size": 128}, "ignore_mismatched_sizes", id="size"),
+        pytest.param({"num_hidden_layers": 3}, "4 weights are unexpected", id="deeper"),
+        pytest.param({"num_hidden_layers": 1}, "4 weights are missing", id="shallower"),
+    ],
+)
+def test_an_adapter_for_another_model_is_refused(
+    tiny_model: Path,
+    reference: Reference,
+    tmp_path: Path,
+    changes: dict[str, int],
+    message: str,
+) -> None:
+    other = make_adapter(tmp_path / "other", reference, **changes)
+    generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
+
+    with pytest.raises(BadRequestError, match=f"cannot be put on the model: .*{message}"):
+        generator.load()
+
+
+def test_an_adapter_of_a_kind_that_transformers_does_not_load_is_refused(
+    tiny_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    from peft import PromptTuningConfig
+
+    other = shutil.copytree(adapter, tmp_path / "other")
+    PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM").save_pretrained(other)
+    generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
+
+    with pytest.raises(BadRequestError, match=r"prompt learning.*merge_and_unload"):
+        generator.load()
+
+
+def test_an_adapter_whose_weights_are_broken_is_refused(
+    tiny_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(adapter, tmp_path / "other")
+    (other / "adapter_model.safetensors").write_bytes(b"broken")
+    generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
+
+    with pytest.raises(BadRequestError, match=r"cannot be put on the model: .*header"):
+        generator.load()
+
+
+def test_an_adapter_for_layers_that_the_model_does_not_have_is_refused(
+    tiny_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(adapter, tmp_path / "other")
+    config = json.loads((other / "adapter_config.json").read_text("utf-8"))
+    (other / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["c_attn"]}))
+    generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
+
+    with pytest.raises(BadRequestError, match=r"cannot be put on the model: .*c_attn"):
+        generator.load()
+
+
+@pytest.mark.parametrize("adapter", ["./nowhere", "~/nowhere-at-all"])
+def test_an_adapters_path_to_nothing_is_refused(tiny_model: Path, adapter: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"adapter '{adapter}': no such directory"):
+        TransformersGenerator(model=str(tiny_model), adapter=adapter).load()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "has no adapter_config.json"),
+        (["adapter_config.json"], "has no adapter_model.safetensors or .bin"),
+    ],
+)
+def test_a_directory_without_an_adapter_is_refused(
+    tiny_model: Path, tmp_path: Path, files: list[str], message: str
+) -> None:
+    for name in files:
+        (tmp_path / name).write_text("{}")
+
+    with pytest.raises(ModelNotFoundError, match=message):
+        TransformersGenerator(model=str(tiny_model), adapter=str(tmp_path)).load()
+
+
+def test_an_adapter_that_is_a_file_or_no_name_is_refused(tiny_model: Path, adapter: Path) -> None:
+    file = adapter / "adapter_config.json"
+
+    with pytest.raises(ModelNotFoundError, match="a directory, and this is a file"):
+        TransformersGenerator(model=str(tiny_model), adapter=str(file)).load()
+    with pytest.raises(ModelNotFoundError, match="no hub id either"):
+        TransformersGenerator(model=str(tiny_model), adapter="no adapter").load()
+
+
+def test_an_adapter_given_as_the_model_is_refused_with_a_hint(adapter: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="name its base model here, and it as adapter="):
+        TransformersGenerator(model=str(adapter)).load()
+
+
+def test_an_adapter_on_a_hub_out_of_reach_is_a_connection_error(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # read from the environment at import
+    generator = TransformersGenerator(model=str(tiny_model), adapter="rigging-tests/not-there")
+
+    with pytest.raises(ProviderConnectionError, match="not in the local cache"):
+        generator.load()
+
+
+def test_an_adapter_without_its_package_says_what_to_install(
+    tiny_model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+
+    with pytest.raises(MissingDependencyError, match=r"rigging-transformers\[adapters\]"):
+        TransformersGenerator(model=str(tiny_model), adapter=str(adapter)).load()
+
+
+# -- Quantised ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "layer"),
+    [
+        pytest.param("load_in_8bit=true,dtype=float16", "Linear8bitLt", id="8bit"),
+        pytest.param("load_in_4bit=true", "Linear4bit", id="4bit"),
+        pytest.param(
+            'model_kwargs.quantization_config={"quant_method":"bitsandbytes"%2C'
+            '"load_in_4bit":true%2C"bnb_4bit_quant_type":"nf4"}',
+            "Linear4bit",
+            id="by-model-kwargs",
+        ),
+    ],
+)
+def test_a_quantised_model_answers(tiny_model: Path, options: str, layer: str) -> None:
+    generator = by_identifier(f"transformers!{tiny_model},{options}")
+
+    model = loaded_model(generator)
+
+    assert type(model.model.layers[0].self_attn.q_proj).__name__ == layer
+    assert len(texts(generator)) == len(PROMPTS)
+    weak = weakref.ref(model)
+    del model
+    generator.unload()
+    assert weak() is None
+
+
+def test_quantising_with_a_bitsandbytes_that_does_not_work_says_so(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bitsandbytes.py").write_text("raise RuntimeError('libbitsandbytes: no GPU')")
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(MissingDependencyError, match=r"does not work here: .*no GPU") as caught:
+        TransformersGenerator(model=str(tiny_model), load_in_8bit=True).load()
+
+    assert caught.value.dependency == "bitsandbytes"
+
+
+def test_an_adapter_goes_onto_a_quantised_model(tiny_model: Path, adapter: Path) -> None:
+    plain = by_identifier(f"transformers!{tiny_model},load_in_4bit=true")
+    adapted = by_identifier(f"transformers!{tiny_model},adapter={adapter},load_in_4bit=true")
+
+    assert texts(adapted) != texts(plain)
+    adapted.unload()
+    plain.unload()
+
+
+# -- What does not load ------------------------------------------------------------------
+
+CUSTOM_CONFIG = """
+from transformers import LlamaConfig
+
+class CustomConfig(LlamaConfig):
+    model_type = "rigging_custom"
+"""
+CUSTOM_MODEL = """
+from transformers import LlamaForCausalLM
+from .configuration_custom import CustomConfig
+
+class CustomForCausalLM(LlamaForCausalLM):
+    config_class = CustomConfig
+"""
+
+
+def test_code_that_comes_with_a_model_runs_only_if_asked(
+    tmp_path: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import dynamic_module_utils
+
+    # transformers copies the code to a place for the whole account, and imports it there.
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    directory = make_tiny_model(tmp_path / "model")
+    (directory / "configuration_custom.py").write_text(CUSTOM_CONFIG)
+    (directory / "modeling_custom.py").write_text(CUSTOM_MODEL)
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    config |= {
+        "model_type": "rigging_custom",
+        "architectures": ["CustomForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "configuration_custom.CustomConfig",
+            "AutoModelForCausalLM": "modeling_custom.CustomForCausalLM",
+        },
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(BadRequestError, match="run only with trust_remote_code=true"):
+        by_identifier(f"transformers!{directory}").load()
+    assert not any("modeling_custom" in name for name in sys.modules)
+
+    generator = by_identifier(f"transformers!{directory},trust_remote_code=true")
+    assert type(loaded_model(generator)).__name__ == "CustomForCausalLM"
+    assert list((tmp_path / "modules").rglob("modeling_custom.py"))
+    assert texts(generator) == texts(
+        TransformersGenerator.from_obj(reference.model, reference.tokenizer)
+    )
+    generator.unload()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        pytest.param("model.safetensors", b"broken", "transformers cannot load", id="weights"),
+        pytest.param("config.json", b"{", "transformers cannot load", id="configuration"),
+        pytest.param("config.json", b'{"model_type": "abacus"}', "abacus", id="architecture"),
+        pytest.param("tokenizer.json", b"{", "transformers cannot load", id="tokenizer"),
+    ],
+)
+def test_a_broken_file_is_told_with_transformers_own_error_as_the_cause(
+    tmp_path: Path, file: str, content: bytes, message: str
+) -> None:
+    directory = make_tiny_model(tmp_path / "model")
+    (directory / file).write_bytes(content)
+
+    with pytest.raises((BadRequestError, ModelNotFoundError), match=message) as caught:
+        TransformersGenerator(model=str(directory)).load()
+
+    assert isinstance(caught.value, RiggingError)
+    assert caught.value.__cause__ is not None
+    assert caught.value.model == str(directory)
+    pickle.dumps(caught.value)
+
+
+def test_a_model_that_failed_to_load_leaves_nothing_behind(
+    tiny_model: Path, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    made: list[weakref.ref[torch.nn.Module]] = []
+    load_adapter = LlamaForCausalLM.load_adapter
+
+    def noting(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        made.append(weakref.ref(self))
+        return load_adapter(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "load_adapter", noting)
+    kept = []
+    for name, changes in (("wide", {"hidden_size": 128}), ("deep", {"num_hidden_layers": 3})):
+        other = make_adapter(tmp_path / name, reference, **changes)
+        generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
+        with pytest.raises(BadRequestError, match="cannot be put") as caught:
+            generator.load()
+        kept.append(caught)
+
+    # Though the errors are still there, with all that led to them.
+    assert [model() for model in made] == [None, None]
+    assert kept
+
+
+def test_unloading_gives_the_processs_memory_back(tmp_path: Path, reference: Reference) -> None:
+    import psutil
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = reference.model.config.to_dict() | {"hidden_size": 1024, "intermediate_size": 4096}
+    large = LlamaForCausalLM(LlamaConfig(**config))
+    size = sum(weight.nbytes for weight in large.parameters())
+    large.save_pretrained(tmp_path)
+    reference.tokenizer.save_pretrained(tmp_path)
+    del large
+    process = psutil.Process()
+    generator = TransformersGenerator(model=str(tmp_path))
+    texts(generator)  # what libraries keep for good is there after the first time
+    generator.unload()
+
+    for _ in range(2):
+        before = process.memory_info().rss
+        texts(generator)
+        assert process.memory_info().rss > before + 0.8 * size
+        generator.unload()
+        assert process.memory_info().rss < 1.05 * before
+
+
+def test_where_loading_failed_is_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "rigging_transformers")
+    directory = make_tiny_model(tmp_path / "model")
+    (directory / "model.safetensors").write_bytes(b"broken")
+
+    with pytest.raises(BadRequestError, match="cannot load"):
+        TransformersGenerator(model=str(directory)).load()
+
+    assert "from_pretrained" in caplog.text
