@@ -12,6 +12,7 @@ import functools
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -131,7 +132,15 @@ def demo(session: nox.Session) -> None:
     "suite", ("core", "litellm", "transformers"), ids=("core", "litellm", "transformers")
 )
 def bench(session: nox.Session, suite: str) -> None:
-    """Print what imports, pipelines and providers cost; most figures go to `benchmarks/`."""
+    """Print what imports, pipelines and providers cost; most figures go to `benchmarks/`.
+
+    With `-- --gpu`: what the transformers engine costs on a CUDA GPU.
+    """
+    if _on_gpu(session):
+        if suite != "transformers":
+            session.skip("nothing of it runs on a GPU")
+        if not _has_gpu():
+            session.error("no GPU here (`nvidia-smi` lists none): nothing was measured")
     _install_suite(session, suite)
     session.env.update(LOCAL_ONLY)
     if suite == "core":
@@ -140,7 +149,7 @@ def bench(session: nox.Session, suite: str) -> None:
     elif suite == "litellm":
         session.run("python", "benchmarks/litellm_provider.py")
     else:
-        session.run("python", "benchmarks/transformers_engine.py")
+        session.run("python", "benchmarks/transformers_engine.py", *session.posargs)
 
 
 @nox.session(default=False)
@@ -181,7 +190,8 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
     elif suite == "litellm":
         _install(session, "core", "litellm", groups=("test-litellm",), constraints=pins)
     elif suite == "transformers":
-        _install(session, "core", "transformers[gguf]", groups=("test",), constraints=pins)
+        extras = "transformers[adapters,gguf,quantization]"
+        _install(session, "core", extras, groups=("test",), constraints=pins)
         _install_small_model(session)
     else:
         _install_vllm(session, "core", groups=("test",), constraints=pins)
@@ -248,6 +258,13 @@ def _constrain(session: nox.Session, name: str | None = None) -> None:
     ours = [file.as_uri() for file in files]
     session.env["UV_CONSTRAINT"] = " ".join(filter(None, (*ours, _setting("UV_CONSTRAINT"))))
     session.env["UV_BUILD_CONSTRAINT"] = (CONSTRAINTS / "tools.txt").as_uri()
+    if _on_gpu(session):
+        # uv finds out which CUDA build of torch the driver takes.
+        session.env["UV_TORCH_BACKEND"] = os.environ.get("UV_TORCH_BACKEND", "auto")
+
+
+def _on_gpu(session: nox.Session) -> bool:
+    return "--gpu" in session.posargs
 
 
 # --- What the machine offers -----------------------------------------------------------------
@@ -345,6 +362,15 @@ def _offers_cpu_torch(link: str) -> bool:
         if str(version) in wanted and not tags.isdisjoint(sys_tags()):
             return True
     return False
+
+
+def _has_gpu() -> bool:
+    """Tell whether there is a GPU that CUDA can use."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return False
+    listed = subprocess.run([program, "-L"], capture_output=True, check=False)
+    return listed.returncode == 0 and bool(listed.stdout.strip())
 
 
 def _path(link: str) -> Path | None:

@@ -1,15 +1,18 @@
-"""What the transformers engine costs beside hand-written loops, in CPU time.
+"""What the transformers engine costs beside hand-written loops.
 
-    nox -s "bench(transformers)"
+    nox -s "bench(transformers)"        # on the CPU
+    nox -s bench -- --gpu               # on a CUDA GPU
 
-The model is a small Llama of random weights, made on the spot, on one thread. The programs
-take turns within one run and medians are compared, because machines are shared and noisy:
-the ratios count, not the tokens per second. The tables are printed, and written to
-`benchmarks/RESULTS-transformers.md`.
+The model is a Llama of random weights, made on the spot. The programs take turns within
+one run and medians are compared, because machines are shared and noisy: the ratios count,
+not the tokens per second. On the CPU, time is CPU time on one thread; on a GPU it is wall
+time, up to when the GPU has done its work. The tables are printed, and written to
+`benchmarks/RESULTS-transformers.md` or `benchmarks/RESULTS-transformers-gpu.md`.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import platform
 import random
@@ -19,12 +22,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import rigging as rg
 from rigging_transformers import TransformersGenerator
@@ -32,11 +37,9 @@ from rigging_transformers import TransformersGenerator
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support.tiny_model import train_tokenizer
 
-ROUNDS: Final = 5
-PROMPTS: Final = 64
 NEW_TOKENS: Final = 32
-BATCH_SIZES: Final = (8, 16, 32, 64)
-RESULTS: Final = Path(__file__).parent / "RESULTS-transformers.md"
+SAMPLED: Final = 64  # prompts of the programs that sample
+HERE: Final = Path(__file__).parent
 WORDS: Final = [
     "one",
     "two",
@@ -57,34 +60,148 @@ WORDS: Final = [
 ]
 
 
-def make_model() -> tuple[Any, Any]:
-    """Return a Llama of some 3 M parameters and its tokenizer."""
-    tokenizer = train_tokenizer(None)
+@dataclass(frozen=True)
+class Setting:
+    """What is measured on one kind of device.
+
+    Attributes:
+        device: Of torch.
+        dtype: Of the weights.
+        vocabulary: Tokens; None for the few of the tests' tokenizer.
+        shape: Of the model, as `LlamaConfig` names it.
+        prompts: How many there are.
+        alone: How many of them are run one by one, which is slow.
+        sizes: Batch sizes of the loop by hand.
+        memory_sizes: Those whose memory is measured.
+        rounds: How often each program is run.
+        results: The file to write.
+    """
+
+    device: str
+    dtype: torch.dtype
+    vocabulary: int | None
+    shape: dict[str, int]
+    prompts: int
+    alone: int
+    sizes: tuple[int, ...]
+    memory_sizes: tuple[int, ...]
+    rounds: int
+    results: Path
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device == "cuda"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether texts do not depend on the shape of a batch: half precision rounds."""
+        return self.dtype is torch.float32
+
+
+CPU: Final = Setting(
+    device="cpu",
+    dtype=torch.float32,
+    vocabulary=None,
+    shape={
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    },
+    prompts=64,
+    alone=64,
+    sizes=(8, 16, 32, 64),
+    memory_sizes=(16, 64),
+    rounds=5,
+    results=HERE / "RESULTS-transformers.md",
+)
+GPU: Final = Setting(
+    device="cuda",
+    dtype=torch.bfloat16,
+    vocabulary=32_768,
+    shape={
+        "hidden_size": 1536,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+    },
+    prompts=256,
+    alone=16,
+    sizes=(16, 64, 256),
+    memory_sizes=(64, 256),
+    rounds=3,
+    results=HERE / "RESULTS-transformers-gpu.md",
+)
+
+
+# --- The model and its prompts ---------------------------------------------------------------
+
+
+def make_tokenizer(vocabulary: int | None) -> Any:
+    """Return a byte-level tokenizer of so many tokens, trained on made-up words."""
+    if vocabulary is None:
+        return train_tokenizer(None)
+    draw = random.Random(0)  # noqa: S311
+    syllables = [first + second for first in "bcdfghjklmnprstvwz" for second in "aeiou"]
+    words = ["".join(draw.choices(syllables, k=draw.randint(2, 5))) for _ in range(2 * vocabulary)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<|pad|>", "<|start|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS), " ".join(words)], trainer)
+    special = {"bos_token": "<|start|>", "pad_token": "<|pad|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def make_model(setting: Setting) -> tuple[Any, Any]:
+    """Return a Llama of random weights and its tokenizer."""
+    tokenizer = make_tokenizer(setting.vocabulary)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=8,
         max_position_embeddings=2048,
         initializer_range=0.3,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=None,  # so that every answer is as long as it may be
         pad_token_id=tokenizer.pad_token_id,
+        **setting.shape,
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
+    with torch.device(setting.device):
+        model = LlamaForCausalLM(config).to(setting.dtype).eval()
     model.generation_config.eos_token_id = None
     tokenizer.eos_token = None
     return model, tokenizer
 
 
-def make_prompts() -> list[str]:
-    """Return prompts of some 10 to 150 tokens."""
+def make_prompts(setting: Setting) -> list[str]:
+    """Return prompts of 4 to 64 words."""
     draw = random.Random(1)  # noqa: S311
-    return [" ".join(draw.choices(WORDS, k=draw.randint(4, 64))) for _ in range(PROMPTS)]
+    return [" ".join(draw.choices(WORDS, k=draw.randint(4, 64))) for _ in range(setting.prompts)]
+
+
+def greedy(limits: Sequence[int]) -> list[rg.GenerateParams]:
+    """Return parameters for rows of so many tokens."""
+    return [rg.GenerateParams(temperature=0, max_tokens=limit) for limit in limits]
+
+
+def sampled(*, seeded: bool) -> list[rg.GenerateParams]:
+    """Return parameters for rows that are drawn."""
+    return [
+        rg.GenerateParams(temperature=1, max_tokens=NEW_TOKENS, seed=row if seeded else None)
+        for row in range(SAMPLED)
+    ]
+
+
+# --- What is compared ------------------------------------------------------------------------
 
 
 class Loop:
@@ -101,64 +218,87 @@ class Loop:
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             inputs = self.tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True)
+            inputs = inputs.to(self.model.device)
             output = self.model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 max_new_tokens=max(limits[i] for i in chosen),
                 do_sample=False,
-            )
+            ).tolist()
             width = inputs["input_ids"].shape[1]
             for row, i in enumerate(chosen):
                 texts[i] = self.tokenizer.decode(
-                    output[row, width : width + limits[i]], skip_special_tokens=True
+                    output[row][width : width + limits[i]], skip_special_tokens=True
                 )
         return texts
 
 
-def cpu_seconds(program: Callable[[], Any]) -> float:
-    """Return the CPU time of one run, all threads together."""
-    start = time.process_time()
-    program()
-    return time.process_time() - start
-
-
-def take_turns(programs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Run programs in turn; return the median of each, in CPU seconds."""
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    for number in range(ROUNDS + 1):
-        for name, program in programs.items():
-            seconds = cpu_seconds(program)
-            if number:  # the first is for nothing
-                times[name].append(seconds)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def run_batch(
-    generator: TransformersGenerator, prompts: Sequence[str], limits: Sequence[int]
+    generator: TransformersGenerator, prompts: Sequence[str], params: Sequence[rg.GenerateParams]
 ) -> list[str]:
     """Run all prompts by one call of a pipeline."""
-    params = [rg.GenerateParams(max_tokens=limit) for limit in limits]
-    done = generator.complete("").with_(temperature=0).run_batch_sync(list(prompts), params=params)
+    done = generator.complete("").run_batch_sync(list(prompts), params=params)
     return [completion.generated for completion in done]
 
 
 def run_each(
-    generator: TransformersGenerator, prompts: Sequence[str], limits: Sequence[int]
+    generator: TransformersGenerator, prompts: Sequence[str], params: Sequence[rg.GenerateParams]
 ) -> list[str]:
     """Run each prompt by a call of its own, all at once."""
 
     async def main() -> list[str]:
         runs = [
-            generator.complete(prompt).with_(temperature=0, max_tokens=limit).run()
-            for prompt, limit in zip(prompts, limits, strict=True)
+            generator.complete(prompt).with_(own).run()
+            for prompt, own in zip(prompts, params, strict=True)
         ]
         return [completion.generated for completion in await asyncio.gather(*runs)]
 
     return asyncio.run(main())
 
 
-def steps_to_first_token(generator: TransformersGenerator, model: Any) -> int:
-    """Return how many forward passes begin before a stream among 32 rows gives a text."""
+# --- Measuring -------------------------------------------------------------------------------
+
+
+class Program(NamedTuple):
+    """One of the programs that take turns.
+
+    Attributes:
+        run: Called without arguments.
+        tokens: How many it generates that were asked for.
+    """
+
+    run: Callable[[], Any]
+    tokens: int
+
+
+def seconds(setting: Setting, program: Program) -> float:
+    """Return the time of one run: CPU time of all threads together, or the GPU's wall time."""
+    if not setting.is_gpu:
+        start = time.process_time()
+        program.run()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    program.run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def take_turns(setting: Setting, programs: dict[str, Program]) -> dict[str, float]:
+    """Run programs in turn; return the median of each, in seconds."""
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(setting.rounds + 1):
+        for name, program in programs.items():
+            elapsed = seconds(setting, program)
+            if number:  # the first is for nothing
+                times[name].append(elapsed)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def steps_to_first_token(
+    generator: TransformersGenerator, model: Any, prompts: Sequence[str]
+) -> int:
+    """Return how many forward passes begin before a stream among the prompts gives a text."""
     passes = 0
 
     def count(*_: Any) -> None:
@@ -167,9 +307,7 @@ def steps_to_first_token(generator: TransformersGenerator, model: Any) -> int:
 
     async def main() -> int:
         params = rg.GenerateParams(temperature=0, max_tokens=200)
-        running = asyncio.ensure_future(
-            generator.generate_texts(make_prompts()[:32], [params] * 32)
-        )
+        running = asyncio.ensure_future(generator.generate_texts(prompts, [params] * len(prompts)))
         while passes < 20:  # noqa: ASYNC110 (another thread counts)
             await asyncio.sleep(0.001)
         before = passes
@@ -187,91 +325,187 @@ def steps_to_first_token(generator: TransformersGenerator, model: Any) -> int:
         handle.remove()
 
 
-def peak_memory(program: str) -> tuple[float, float]:
+def peak_memory(setting: Setting, program: str) -> tuple[float, float]:
     """Return a program's peak memory in MB, in a new process, and by how much it rose.
 
     Args:
+        setting: What is measured.
         program: ``rolling``, or the batch size of the loop by hand.
     """
-    code = f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
-    code += f"import transformers_engine; transformers_engine.child({program!r})"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    command = [sys.executable, __file__, "--memory-of", program]
+    done = subprocess.run(
+        [*command, *(["--gpu"] if setting.is_gpu else [])],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     peak, rise = done.stdout.split()
     return float(peak), float(rise)
 
 
-def child(program: str) -> None:
-    """Run in the process that `peak_memory` starts; print its peak in MB."""
-    torch.set_num_threads(1)
-    model, tokenizer = make_model()
-    prompts, limits = make_prompts(), [NEW_TOKENS] * PROMPTS
-    before = _peak()
+def print_memory(setting: Setting, program: str) -> None:
+    """Run in the process that `peak_memory` starts; print its peak and how much it rose, in MB."""
+    model, tokenizer = make_model(setting)
+    prompts, limits = make_prompts(setting), [NEW_TOKENS] * setting.prompts
+    before = _peak(setting)
     if program == "rolling":
-        run_batch(TransformersGenerator.from_obj(model, tokenizer), prompts, limits)
+        run_batch(_wrap(setting, model, tokenizer), prompts, greedy(limits))
     else:
         Loop(model, tokenizer)(prompts, limits, int(program))
-    print(_peak(), _peak() - before)
+    print(_peak(setting), _peak(setting) - before)
 
 
-def _peak() -> float:
-    """Return the most memory that this process has had, in MB."""
+def _peak(setting: Setting) -> float:
+    """Return the most memory that this process has had on the device, in MB."""
+    if setting.is_gpu:
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
-    """Measure everything and print the table."""
-    torch.set_num_threads(1)
+def _wrap(setting: Setting, model: Any, tokenizer: Any) -> TransformersGenerator:
+    return TransformersGenerator.from_obj(model, tokenizer, max_batch_size=max(setting.sizes))
+
+
+# --- The report ------------------------------------------------------------------------------
+
+
+def measure(setting: Setting) -> str:
+    """Measure everything; return the tables."""
     # First, because a process's peak begins with that of the one that started it.
-    rolling, small, large = map(peak_memory, ("rolling", "16", "64"))
-    model, tokenizer = make_model()
+    memory = {name: peak_memory(setting, name) for name in _memory_names(setting)}
+    model, tokenizer = make_model(setting)
     loop = Loop(model, tokenizer)
-    generator = TransformersGenerator.from_obj(model, tokenizer)
-    prompts, limits = make_prompts(), [NEW_TOKENS] * PROMPTS
+    generator = _wrap(setting, model, tokenizer)
+    prompts, limits = make_prompts(setting), [NEW_TOKENS] * setting.prompts
     draw = random.Random(2)  # noqa: S311
     varied = [draw.randint(4, 64) for _ in prompts]
+    few, drawn = prompts[: setting.alone], prompts[:SAMPLED]
 
-    expected = loop(prompts, varied, 1)
-    assert run_batch(generator, prompts, varied) == expected, "the texts differ"
-    by_hand = {f"by hand, {size}": size for size in BATCH_SIZES}
-    cpu = take_turns(
-        {
-            **{name: lambda s=size: loop(prompts, limits, s) for name, size in by_hand.items()},
-            "one by one": lambda: loop(prompts, limits, 1),
-            "run_batch": lambda: run_batch(generator, prompts, limits),
-            "64 run()": lambda: run_each(generator, prompts, limits),
-            "varied, by hand": lambda: loop(prompts, varied, PROMPTS),
-            "varied, run_batch": lambda: run_batch(generator, prompts, varied),
-        }
+    equal = _share_equal(
+        run_batch(generator, prompts, greedy(varied)), loop(few, varied[: setting.alone], 1)
     )
-    best = min(by_hand, key=lambda name: cpu[name])
-    rows = [
-        (f"run_batch beside {best}", cpu[best] / cpu["run_batch"], "≥ 0.9"),
-        ("run_batch beside one by one", cpu["one by one"] / cpu["run_batch"], "≥ 4"),
-        ("varied: beside one batch", cpu["varied, by hand"] / cpu["varied, run_batch"], "≥ 1.3"),
-        ("64 run() beside run_batch", cpu["run_batch"] / cpu["64 run()"], "≥ 0.85"),
-        ("steps to a stream's first token", steps_to_first_token(generator, model), "≤ 3"),
-        ("peak memory beside by hand, 16", rolling[0] / small[0], "≤ 1.2"),
-        ("peak memory beside by hand, 64", rolling[0] / large[0], "≤ 1.2"),
-        ("what it rose by, beside by hand, 16", rolling[1] / small[1], ""),
-        ("what it rose by, beside by hand, 64", rolling[1] / large[1], ""),
+    if setting.is_exact:
+        assert equal == 1, "the texts differ"
+    by_hand = {f"by hand, {size}": size for size in setting.sizes}
+    all_tokens, varied_tokens = sum(limits), sum(varied)
+    programs = {
+        **{
+            name: Program(lambda size=size: loop(prompts, limits, size), all_tokens)
+            for name, size in by_hand.items()
+        },
+        "one by one": Program(
+            lambda: loop(few, limits[: setting.alone], 1), sum(limits[: setting.alone])
+        ),
+        "run_batch": Program(lambda: run_batch(generator, prompts, greedy(limits)), all_tokens),
+        "each its own run()": Program(
+            lambda: run_each(generator, prompts, greedy(limits)), all_tokens
+        ),
+        "varied, by hand in one batch": Program(
+            lambda: loop(prompts, varied, setting.prompts), varied_tokens
+        ),
+        "varied, run_batch": Program(
+            lambda: run_batch(generator, prompts, greedy(varied)), varied_tokens
+        ),
+        "sampled": Program(
+            lambda: run_batch(generator, drawn, sampled(seeded=False)), SAMPLED * NEW_TOKENS
+        ),
+        "sampled, each with a seed": Program(
+            lambda: run_batch(generator, drawn, sampled(seeded=True)), SAMPLED * NEW_TOKENS
+        ),
+    }
+    times = take_turns(setting, programs)
+    speeds = {name: programs[name].tokens / elapsed for name, elapsed in times.items()}
+    best = max(by_hand, key=lambda name: speeds[name])
+    compared = [
+        *(
+            (f"{name} beside {other}", speeds[name] / speeds[other], goal)
+            for name, other, goal in [
+                ("run_batch", best, "≥ 0.9"),
+                ("run_batch", "one by one", "≥ 4"),
+                ("varied, run_batch", "varied, by hand in one batch", "≥ 1.3"),
+                ("each its own run()", "run_batch", "≥ 0.85"),
+                ("sampled, each with a seed", "sampled", ""),
+            ]
+        ),
+        (
+            "steps to a stream's first token, 32 rows running",
+            steps_to_first_token(generator, model, prompts[:32]),
+            "≤ 3",
+        ),
+        *_compared_memory(setting, memory),
+        ("share of texts as one by one", equal, "1" if setting.is_exact else ""),
     ]
-    text = [
-        "# Results of the transformers engine",
-        "",
-        f"`benchmarks/transformers_engine.py` on {platform.machine()} {platform.system()}, torch "
-        f"{torch.__version__}, transformers {transformers.__version__}; one thread, medians of "
-        f"{ROUNDS}, CPU time, one run.",
-        "",
-        "| 64 prompts, 3.4 M parameters | CPU, s | tokens/s |",
-        "|---|---|---|",
-    ]
-    for name, seconds in cpu.items():
-        tokens = sum(varied) if name.startswith("varied") else sum(limits)
-        text.append(f"| {name} | {seconds:.2f} | {tokens / seconds:.0f} |")
-    text += ["", "| compared | ratio | to reach |", "|---|---|---|"]
-    text += [f"| {name} | {ratio:.2f} | {goal} |" for name, ratio, goal in rows]
-    RESULTS.write_text("\n".join(text) + "\n", encoding="utf-8")
-    print("\n".join(text))
+    parameters = sum(weights.numel() for weights in model.parameters())
+    return "\n".join(
+        [
+            f"# Results of the transformers engine on a {'GPU' if setting.is_gpu else 'CPU'}",
+            "",
+            f"`benchmarks/transformers_engine.py` on {_machine(setting)}; medians of "
+            f"{setting.rounds}, {'wall time' if setting.is_gpu else 'CPU time'}, one run. A Llama "
+            f"of {parameters / 1e6:.1f} M parameters in {str(setting.dtype).removeprefix('torch.')}"
+            f", {setting.prompts} prompts, of which {setting.alone} one by one, and {SAMPLED} "
+            f"sampled.",
+            "",
+            "| program | time, s | tokens/s |",
+            "|---|---|---|",
+            *(f"| {name} | {times[name]:.2f} | {speeds[name]:.0f} |" for name in programs),
+            "",
+            "| compared | | to reach |",
+            "|---|---|---|",
+            *(f"| {name} | {value:.2f} | {goal} |" for name, value, goal in compared),
+            "",
+        ]
+    )
+
+
+def _memory_names(setting: Setting) -> list[str]:
+    return ["rolling", *map(str, setting.memory_sizes)]
+
+
+def _compared_memory(
+    setting: Setting, memory: dict[str, tuple[float, float]]
+) -> list[tuple[str, float, str]]:
+    peak, rise = memory["rolling"]
+    rows = []
+    for size in setting.memory_sizes:
+        other_peak, other_rise = memory[str(size)]
+        rows.append((f"peak memory beside by hand, {size}", peak / other_peak, "≤ 1.2"))
+        rows.append((f"what it rose by, beside by hand, {size}", rise / other_rise, ""))
+    return rows
+
+
+def _share_equal(texts: Sequence[str], expected: Sequence[str]) -> float:
+    """Return the share of ``expected`` that the first texts equal."""
+    return statistics.mean(text == other for text, other in zip(texts, expected, strict=False))
+
+
+def _machine(setting: Setting) -> str:
+    software = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    if setting.is_gpu:
+        gigabytes = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return f"{torch.cuda.get_device_name(0)} ({gigabytes:.0f} GiB), {software}"
+    return f"{platform.machine()} {platform.system()}, {software}; one thread"
+
+
+def main() -> None:
+    """Measure on the device asked for, print the tables and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--gpu", action="store_true", help="measure on a CUDA GPU")
+    parser.add_argument("--memory-of", metavar="PROGRAM", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.gpu and not torch.cuda.is_available():
+        raise SystemExit(
+            f"nothing was measured: torch {torch.__version__} finds no GPU here. It takes a CUDA "
+            f"GPU and a CUDA build of torch"
+        )
+    torch.set_num_threads(1)
+    setting = GPU if options.gpu else CPU
+    if options.memory_of:
+        print_memory(setting, options.memory_of)
+        return
+    text = measure(setting)
+    setting.results.write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tiny model, made once per run, and transformers' own view of it for comparison."""
+"""The tiny model, transformers' own view of it for comparison, and tests that need a GPU."""
 
 from __future__ import annotations
 
@@ -15,6 +15,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what needs a GPU and had none: it is not passed, it is not run."""
+    skipped = terminalreporter.getreports("skipped")
+    names = [report.nodeid for report in skipped if "gpu" in report.keywords]
+    if names:
+        terminalreporter.section(f"not run, no GPU here: {len(names)}")
+        for name in names:
+            terminalreporter.line(name)
+
+
 class Reference(NamedTuple):
     """The tiny model as transformers itself loads it: what ours is compared with."""
 
@@ -23,7 +42,7 @@ class Reference(NamedTuple):
 
     def new_tokens(self, prompt: str, **options: Any) -> list[int]:
         """Generate for one prompt by a plain call of ``generate``."""
-        inputs = self.tokenizer(prompt, return_tensors="pt")
+        inputs = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
         output = self.model.generate(**inputs, **{"do_sample": False, **options})
         return list(output[0, inputs["input_ids"].shape[1] :].tolist())
 
