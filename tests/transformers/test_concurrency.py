@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -14,7 +15,6 @@ from rigging.error import ProviderTimeoutError
 from rigging_transformers import TransformersGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from tests.transformers.conftest import Reference, Steps
@@ -34,14 +34,7 @@ def test_the_event_loop_runs_on_while_a_batch_is_generated(
     ]
     params = [own.merge_with(GenerateParams(max_tokens=30)) for own in kinds * 8]
 
-    async def generate() -> None:
-        await borrowing.generate_texts(["Hello there"] * 32, params)
-
-    async def compute() -> None:
-        end = time.monotonic() + 0.5
-        await asyncio.to_thread(lambda: all(time.monotonic() < end for _ in iter(int, 1)))
-
-    async def longest_stall(work: Callable[[], Awaitable[None]]) -> float:
+    async def longest_stall() -> float:
         stalls: list[float] = []
 
         async def beat() -> None:
@@ -51,17 +44,14 @@ def test_the_event_loop_runs_on_while_a_batch_is_generated(
                 stalls.append(time.perf_counter() - before)
 
         heart = asyncio.create_task(beat())
-        await work()
+        await borrowing.generate_texts(["Hello there"] * 32, params)
         heart.cancel()
         return max(stalls)
 
     # Other work on the machine stalls a loop now and then, and the engine would each time.
-    # What any busy thread costs there is no fault of the engine's.
-    stall, usual = (
-        min(asyncio.run(longest_stall(work)) for _ in range(4)) for work in (generate, compute)
-    )
+    runs = (asyncio.run(longest_stall()) for _ in range(20))
 
-    assert stall < usual + 0.05, f"the loop stood still for {stall:.3f} s"
+    assert any(stall < 0.05 for stall in runs)
 
 
 def test_cancelling_ends_the_generation_within_a_step(
@@ -185,6 +175,50 @@ atexit.register(lambda: print(len(steps), flush=True))
 
     at_end, at_exit = map(int, done.stdout.split())
     assert at_exit <= at_end + 3 < 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_uses_the_generator_while_its_parent_does(tiny_model: Path) -> None:
+    program = f"""
+import asyncio, os, signal, threading
+from rigging import GenerateParams
+from rigging_transformers import TransformersGenerator
+
+generator = TransformersGenerator(model={str(tiny_model)!r}).load()
+is_running, has_forked = threading.Event(), threading.Event()
+
+def wait(*_):
+    is_running.set()
+    has_forked.wait(60)
+
+handle = generator._engine._own.model.register_forward_hook(wait)
+
+def say(tokens):
+    params = GenerateParams(max_tokens=tokens, temperature=0)
+    print(asyncio.run(generator.generate_texts(["Hello"], [params]))[0], flush=True)
+
+caller = threading.Thread(target=say, args=[5])
+caller.start()
+is_running.wait(60)
+child = os.fork()
+handle.remove()
+if child == 0:
+    signal.alarm(60)
+    say(3)
+    generator.unload()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+has_forked.set()
+caller.join()
+print("status", status)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], check=True, capture_output=True, text=True
+    )
+
+    child, parent, status = done.stdout.splitlines()
+    assert parent.startswith(child)
+    assert status == "status 0"
 
 
 def test_one_event_loop_after_another(generator: TransformersGenerator) -> None:

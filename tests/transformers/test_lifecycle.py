@@ -72,6 +72,22 @@ def test_unloading_gives_the_memory_back(generator: TransformersGenerator) -> No
     assert results
 
 
+def test_unloading_makes_no_event_loop_wait_for_a_full_collection(
+    generator: TransformersGenerator,
+) -> None:
+    say(generator)
+    model = loaded_model(generator)
+    gc.disable()
+    before = gc.get_stats()[-1]["collections"]
+
+    generator.unload()
+
+    after = gc.get_stats()[-1]["collections"]
+    gc.enable()
+    assert model() is None
+    assert after == before
+
+
 # Before counts what stays for good, once per process: the code of torch and transformers
 # that the first load and the first request bring in.
 MEASURE = """
@@ -197,6 +213,29 @@ def test_the_device_map_is_transformers_own(tiny_model: Path) -> None:
     assert rg.get_generator(mapped.to_identifier()) == mapped
     assert isinstance(generator, TransformersGenerator)
     assert say(generator) == say(mapped)
+
+
+@pytest.mark.parametrize("on_disk", ["model.embed_tokens", "model.layers.1"])
+def test_weights_that_stay_on_disk_change_no_answer(
+    generator: TransformersGenerator, on_disk: str, tmp_path: Path
+) -> None:
+    parts = ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb")
+    device_map = {f"model.{part}": "cpu" for part in parts} | {"lm_head": "cpu"}
+    offloaded = TransformersGenerator(
+        model=generator.model,
+        device_map=device_map | {on_disk: "disk"},
+        model_kwargs={"offload_folder": str(tmp_path)},
+    )
+    params = [SHORT, GenerateParams(max_tokens=5, temperature=1.0, seed=1)]
+    params.append(SHORT.merge_with(GenerateParams(extra={"num_beams": 2})))
+
+    plain, brought = (
+        asyncio.run(own.generate_texts(["Hello", "One", "two"], params))
+        for own in (generator, offloaded)
+    )
+
+    assert [str(result) for result in brought] == [str(result) for result in plain]
+    offloaded.unload()
 
 
 def test_two_generators_share_nothing(generator: TransformersGenerator) -> None:

@@ -15,11 +15,12 @@ from rigging.error import ProviderServerError
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._cache import _zeros
 from rigging_transformers._joining import model_rolls
+from tests.transformers.conftest import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.transformers.conftest import Reference, Steps
+    from tests.transformers.conftest import Reference
 
 WORDS = [
     "The",
@@ -421,6 +422,70 @@ def test_a_model_that_fails_fails_those_it_was_run_for(
     assert "the model failed: ValueError: broken" in str(first)
     assert first is not second
     assert isinstance(again, GeneratedText)
+
+
+@pytest.fixture
+def damaged(reference: Reference) -> TransformersGenerator:
+    """A model that says NaN behind the letter X, and is the reference otherwise."""
+    model = copy.deepcopy(reference.model)
+    (letter,) = reference.tokenizer.encode("X")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[letter] = torch.nan
+    return TransformersGenerator.from_obj(model, reference.tokenizer)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0},
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_p": 0.9, "seed": 1},
+        {"temperature": 0, "extra": {"min_new_tokens": 2}},
+        {"temperature": 1.0, "extra": {"min_new_tokens": 2}},
+    ],
+    ids=["greedy", "sampled", "seeded", "generate", "sampled-generate"],
+)
+def test_scores_that_are_no_numbers_fail_their_own_row(
+    damaged: TransformersGenerator, reference: Reference, options: dict[str, Any]
+) -> None:
+    params = SHORT.merge_with(GenerateParams(**options))
+    whole = SHORT.merge_with(GenerateParams(extra=options.get("extra", {})))
+
+    bad, fine = asyncio.run(damaged.generate_texts(["one X", "one two"], [params, whole]))
+
+    assert isinstance(bad, ProviderServerError)
+    assert "not numbers (NaN) after 0 tokens" in str(bad)
+    assert str(fine) == greedy(reference, "one two", 3)
+
+
+def test_a_row_takes_the_place_of_one_whose_scores_were_no_numbers(
+    damaged: TransformersGenerator, reference: Reference
+) -> None:
+    (letter,) = reference.tokenizer.encode("X")
+    # It comes to the letter by itself, with its keys and values in the cache by then.
+    prompt = next(
+        prompt
+        for prompt in (f"{first} {second}" for first in WORDS for second in WORDS)
+        if letter in reference.new_tokens(prompt, max_new_tokens=20)[2:]
+    )
+    after = reference.new_tokens(prompt, max_new_tokens=20).index(letter) + 1
+    steps = Steps()
+    damaged._engine._borrowed.model.register_forward_hook(steps)  # type: ignore[union-attr]
+
+    async def main() -> None:
+        async def other(prompt: str) -> None:
+            (result,) = await damaged.generate_texts([prompt], [LONG])
+            assert str(result) == greedy(reference, prompt, 150)
+
+        long = asyncio.create_task(other(" ".join(WORDS)))
+        (bad,) = await damaged.generate_texts([prompt], [LONG])
+        assert isinstance(bad, ProviderServerError)
+        assert f"not numbers (NaN) after {after} tokens" in str(bad)
+        await steps.reach(after + 5)
+        await other("one")
+        await long
+
+    asyncio.run(main())
 
 
 # -- What the rolling batch does not take ------------------------------------------------

@@ -65,7 +65,7 @@ class Answers:
         """Give what is new of rows, and the result of those that have ended."""
         for row in rows:
             pieces = self._pieces.get(id(row))
-            if pieces is not None and row.end not in ("timeout", "cancelled"):
+            if pieces is not None and row.end not in ("timeout", "cancelled", "invalid"):
                 piece = pieces.next()
                 if piece:
                     self._outbox.put(self._tickets[id(row)], piece)

@@ -148,6 +148,12 @@ class RollingCache:
         else:
             self._drop_all()
 
+    def blank(self, index: int) -> None:
+        """Forget what a row holds, where it must not be multiplied with any more."""
+        for layer in self._layers:
+            layer.keys[index] = 0
+            layer.values[index] = 0
+
     def opened(self) -> tuple[Cache, torch.Tensor | None]:
         """Make room for one more token per row.
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import transformers
 
+from rigging_transformers._row import NO_TOKEN
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
@@ -63,11 +65,8 @@ class Choice:
                 alike.setdefault(row.plan.sampling.filters, []).append(index)
         self._drawn = [_Drawn(rows, indices, device) for indices in alike.values()]
 
-    def __bool__(self) -> bool:
-        return bool(self._processed or self._penalized or self._drawn)
-
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the tokens, shape ``(rows,)``.
+        """Return the tokens, shape ``(rows,)``; `NO_TOKEN` for a row with a score that is NaN.
 
         Where memory does not suffice, no random number has been used.
 
@@ -85,7 +84,7 @@ class Choice:
             )
             penalty = sampling.presence_penalty + sampling.frequency_penalty * counts
             scores[index, seen] -= penalty
-        chosen = scores.argmax(dim=-1)
+        chosen = _chosen(scores, scores.argmax(dim=-1))
         chances = [group.chances(scores) for group in self._drawn]
         noises = [torch.empty_like(own) for own in chances]
         for group, own, noise in zip(self._drawn, chances, noises, strict=True):
@@ -128,7 +127,13 @@ class _Drawn:
             noise[: self._shared].exponential_()
         for row, own in zip(noise[self._shared :], self._own, strict=True):
             row.exponential_(generator=own)
-        return torch.div(chances, noise, out=noise).argmax(dim=-1)
+        return _chosen(chances, torch.div(chances, noise, out=noise).argmax(dim=-1))
+
+
+def _chosen(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    # NaN is the greatest of all to argmax, so it is found where it was chosen.
+    best = scores.gather(1, tokens[:, None])[:, 0]
+    return tokens.masked_fill(best.isnan(), NO_TOKEN)
 
 
 def _processors(sampling: Sampling) -> list[Any]:

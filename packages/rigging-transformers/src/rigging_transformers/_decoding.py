@@ -20,6 +20,7 @@ from rigging.error import BadRequestError, ProviderServerError
 from rigging_transformers._choice import Choice
 from rigging_transformers._memory import is_out_of_memory
 from rigging_transformers._padding import left_pad
+from rigging_transformers._row import NO_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,18 +72,17 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
         **rows[0].plan.kwargs,
     }
     alone = rows[0].plan.alone
+    device = torch.device(loaded.device)
     if not alone:
         # `Choice` draws, and does what the model's own config may ask for, too.
         kwargs |= {"do_sample": False, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-        choice = Choice(rows, loaded.model.device)
-        kwargs["logits_processor"] = transformers.LogitsProcessorList(
-            [_Chosen(choice)] if choice else []
-        )
+        choice = Choice(rows, device)
+        kwargs["logits_processor"] = transformers.LogitsProcessorList([_Chosen(rows, choice)])
     watch = _Watch(rows, after_step) if alone else _Ends(rows, after_step)
     if loaded.masks:
-        kwargs["attention_mask"] = torch.tensor(mask, device=loaded.model.device)
+        kwargs["attention_mask"] = torch.tensor(mask, device=device)
     output = loaded.model.generate(
-        input_ids=torch.tensor(ids, device=loaded.model.device),
+        input_ids=torch.tensor(ids, device=device),
         stopping_criteria=transformers.StoppingCriteriaList([watch]),
         **kwargs,
     )
@@ -103,12 +103,16 @@ def _read_back(row: Row, tokens: list[int]) -> None:
 class _Chosen:
     """Logits processor: leaves the chosen token of each row as the only possible one."""
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, rows: Sequence[Row], choice: Choice) -> None:
+        self._rows = rows
         self._choice = choice
 
     def __call__(self, _input_ids: object, scores: torch.Tensor) -> torch.Tensor:
         tokens = self._choice(scores)
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
+        for row, token in zip(self._rows, tokens.tolist(), strict=True):
+            if token == NO_TOKEN and row.end is None:
+                row.end = "invalid"
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None].clamp(min=0), 0.0)
 
 
 class _Ends:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import weakref
 from collections import deque
 from concurrent.futures import Future
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rigging.error import MissingDependencyError, ProviderServerError, RiggingError
 from rigging_transformers._request import fresh
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from rigging_transformers._request import Outcome, Request
 
 __all__ = ["Engine"]
+
+
+# All there are, for a forked child to begin anew with.
+_ENGINES: Final[weakref.WeakSet[Engine]] = weakref.WeakSet()
 
 
 class _Task(NamedTuple):
@@ -51,13 +56,17 @@ class Engine:
         self.max_rows = 1
         self._borrowed = borrowed
         self._own: Loaded | None = None
+        # What comes in one turn of an event loop goes into the inbox together.
+        self._gathered: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Ticket]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._begin()
+        _ENGINES.add(self)
+
+    def _begin(self) -> None:
         self._thread: Thread | None = None  # while there is work
         self._inbox: deque[Ticket | _Task] = deque()
         self._lock = Lock()  # of the two above
-        # What comes in one turn of an event loop goes into the inbox together.
-        self._gathered: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Ticket]] = (
-            WeakKeyDictionary()
-        )
 
     @property
     def is_borrowed(self) -> bool:
@@ -223,12 +232,27 @@ class Engine:
     def _free(self) -> None:
         if self._own is None:
             return
-        self._own = None
         from rigging_transformers._memory import free_memory  # noqa: PLC0415
 
-        # Modules refer to each other in circles.
-        gc.collect()
+        model = self._own.model
+        weights = [weakref.ref(weight) for weight in (*model.parameters(), *model.buffers())]
+        del model
+        self._own = None
+        # Modules may refer to each other in circles. A full collection holds the interpreter,
+        # and with it every event loop, for a fifth of a second.
+        if any(weight() is not None for weight in weights):
+            gc.collect()
         free_memory()
+
+
+def _begin_anew() -> None:
+    """Let a forked child use the engines: their threads and callers are the parent's."""
+    for engine in _ENGINES:
+        engine._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _settle(task: _Task) -> None:

@@ -40,6 +40,13 @@ class Loaded:
 
     _layouts: dict[str, Layout] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def device(self) -> str:
+        """Where input goes; a model over several devices moves it on by itself."""
+        device = self.model.device
+        # That is where weights seem to be that are brought from elsewhere for each step.
+        return "cpu" if device.type == "meta" else str(device)
+
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """The model's generation config, as far as it says anything."""

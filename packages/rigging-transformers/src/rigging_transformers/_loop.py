@@ -61,7 +61,7 @@ class DecodingLoop:
         self._options = generate_options()
         self._rolls = model_rolls(loaded)
         self._seeds_roll = seeds_roll(loaded)
-        self._read = _READ_ON_CPU if loaded.model.device.type == "cpu" else _READ
+        self._read = _READ_ON_CPU if loaded.device == "cpu" else _READ
         self._batch = RollingBatch(loaded)
         self._answers = Answers(loaded)
         # A request goes from the first queue into one of the two others.

@@ -12,6 +12,7 @@ from rigging import StopReason
 from rigging.error import (
     ContextLengthError,
     GenerationError,
+    ProviderServerError,
     ProviderTimeoutError,
     RiggingError,
 )
@@ -131,6 +132,14 @@ def outcome(loaded: Loaded, request: Request, row: Row) -> Outcome | Exception:
     """Return what became of a request whose row has ended."""
     if row.end == "timeout":
         return timed_out(request, loaded.name, len(row.tokens))
+    if row.end == "invalid":
+        return ProviderServerError(
+            f"the model's scores are not numbers (NaN) after {len(row.tokens)} tokens: its weights "
+            f"are damaged, or too large for their dtype. Try dtype=bfloat16 or float32",
+            provider=PROVIDER,
+            model=loaded.name,
+            retryable=False,
+        )
     ignored = row.plan.ignored
     if (
         request.params.tools

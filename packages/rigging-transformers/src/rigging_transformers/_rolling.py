@@ -37,6 +37,7 @@ class RollingBatch:
     def __init__(self, loaded: Loaded) -> None:
         self.rows: list[Row] = []
         self._model = loaded.model
+        self._device = torch.device(loaded.device)
         self._pad_id = loaded.pad_id
         self._cache = RollingCache()
         self._choice: Choice | None = None
@@ -66,7 +67,7 @@ class RollingBatch:
         width = max(lengths)
         cache = DynamicCache(config=self._model.config)
         starts = self._tensor([[width - length] for length in lengths])
-        positions = torch.arange(width, device=starts.device) - starts
+        positions = torch.arange(width, device=self._device) - starts
         scores = self._forward(
             self._tensor(ids),
             self._tensor(mask) if min(lengths) < width else None,
@@ -97,7 +98,12 @@ class RollingBatch:
 
     def drop_ended(self) -> None:
         """Let rows leave that have ended."""
-        self.drop([index for index, row in enumerate(self.rows) if row.end is not None])
+        ended = [index for index, row in enumerate(self.rows) if row.end is not None]
+        for index in ended:
+            # NaN would spread to the next row in its place, masked or not.
+            if self.rows[index].end == "invalid":
+                self._cache.blank(index)
+        self.drop(ended)
 
     def drop(self, indices: Sequence[int]) -> list[Row]:
         """Let rows leave, and return them; ``indices`` ascend."""
@@ -135,7 +141,7 @@ class RollingBatch:
         return scores
 
     def _tensor(self, values: Sequence[Sequence[int]]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._model.device)
+        return torch.tensor(values, dtype=torch.long, device=self._device)
 
 
 def _add(rows: Sequence[Row], tokens: torch.Tensor) -> None:

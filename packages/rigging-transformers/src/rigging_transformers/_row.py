@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
     from rigging_transformers._sampling import Plan
 
-__all__ = ["End", "Row", "cut_at_stop"]
+__all__ = ["NO_TOKEN", "End", "Row", "cut_at_stop"]
 
-End: TypeAlias = Literal["stop", "length", "timeout", "cancelled"]
+End: TypeAlias = Literal["stop", "length", "timeout", "cancelled", "invalid"]
+
+#: Stands for the next token where the model's scores are not numbers.
+NO_TOKEN: Final = -1
 
 # Tokens decoded beyond those that a stop text can span: a window's first character may
 # be half a one, and some tokens decode to nothing.
@@ -60,6 +63,9 @@ class Row:
 
     def add(self, token: int, now: float) -> None:
         """Take the next token, and find out whether it is the last."""
+        if token == NO_TOKEN:
+            self.end = "invalid"
+            return
         self.tokens.append(token)
         if self.is_cancelled():
             self.end = "cancelled"

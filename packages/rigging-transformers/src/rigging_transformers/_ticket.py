@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from threading import Lock, current_thread, main_thread
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rigging_transformers._request import Outcome, timed_out
 
@@ -19,9 +19,6 @@ __all__ = ["Outbox", "Ticket"]
 
 #: A piece of a stream, or what ends it.
 _News: TypeAlias = "str | Outcome | Exception"
-
-# Held for an assignment at a time, so one is enough for all.
-_CLAIMING: Final = Lock()
 
 
 class Ticket:
@@ -50,6 +47,7 @@ class Ticket:
         self.answer: asyncio.Future[Outcome | Exception] = self.loop.create_future()
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._is_claimed = False
+        self._claiming = Lock()
         self._is_cancelled = False
         self._thread = current_thread()
         self._timer = (
@@ -70,7 +68,7 @@ class Ticket:
 
     def claim(self) -> bool:
         """Take the request for oneself; False if somebody else has."""
-        with _CLAIMING:
+        with self._claiming:
             free, self._is_claimed = not self._is_claimed, True
         return free
 
