@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -19,12 +19,15 @@ from rigging.error import (
     ProviderTimeoutError,
 )
 from rigging_transformers import TransformersGenerator
+from rigging_transformers._loaded import Loaded
 from rigging_transformers._pieces import Pieces
-from rigging_transformers._row import Row
+from rigging_transformers._row import Row, cut_at_stop
 from rigging_transformers._sampling import plan
 from tests.support.bytes_tokenizer import decode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.transformers.conftest import Reference, Steps
 
 GREEDY = GenerateParams(temperature=0, max_tokens=40)
@@ -78,6 +81,49 @@ def test_characters_are_never_split(text: str) -> None:
     assert "".join(pieces) == text
     if "\ufffd" not in text:
         assert [piece for piece in pieces if piece] == list(text)
+
+
+@pytest.fixture(scope="module")
+def fallback() -> tuple[Any, Callable[[str], list[int]]]:
+    """A tokenizer that spells in bytes what it has no token for, and its encoding.
+
+    Its decoder gives up a whole run of bytes if one of them is out of place.
+    """
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"ab\n "]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+    return tokenizer, lambda text: list(tokenizer(text)["input_ids"])
+
+
+SPELLED = st.text(st.sampled_from("ab\n 日é🎉\u200d"), max_size=60)
+
+
+@given(prompt=SPELLED, text=SPELLED, stops=STOPS)
+def test_a_run_of_bytes_is_never_cut_within_a_character(
+    fallback: tuple[Any, Callable[[str], list[int]]], prompt: str, text: str, stops: list[str]
+) -> None:
+    tokenizer, encode = fallback
+    loaded = Loaded(None, tokenizer, "spelled")
+    row = Row(
+        encode(prompt), plan(GenerateParams(), {}), 10_000, {0}, stops, None, loaded.continuation
+    )
+    pieces = Pieces(row)
+    given = []
+    for token in (*encode(text), 0):
+        row.add(token, now=0.0)
+        given.append(pieces.next())
+        if row.end:
+            break
+
+    # The first that is complete ends it, and the earliest of those then complete is cut.
+    ended = min((text.find(s) + len(s) for s in stops if s in text), default=len(text))
+    assert row.text == cut_at_stop(text[:ended], stops)
+    assert "".join(given) == row.text
 
 
 def test_what_could_be_a_stop_text_is_given_once_it_is_none() -> None:

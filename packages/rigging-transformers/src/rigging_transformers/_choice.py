@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rigging_transformers._row import Row
     from rigging_transformers._sampling import Sampling
 
-__all__ = ["Choice"]
+__all__ = ["Choice", "check"]
 
 # Processor -> transformers' class.
 _PROCESSORS: Final = {
@@ -134,6 +134,16 @@ def _chosen(scores: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     # NaN is the greatest of all to argmax, so it is found where it was chosen.
     best = scores.gather(1, tokens[:, None])[:, 0]
     return tokens.masked_fill(best.isnan(), NO_TOKEN)
+
+
+def check(sampling: Sampling) -> None:
+    """Check that transformers takes the values of filters and penalties.
+
+    Raises:
+        ValueError: If it refuses one; or `TypeError`.
+    """
+    _processors(sampling)
+    _warpers(sampling, torch.device("cpu"))
 
 
 def _processors(sampling: Sampling) -> list[Any]:

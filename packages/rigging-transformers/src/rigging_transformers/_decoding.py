@@ -11,7 +11,7 @@ by its own rules. So greedy and sampled rows, short and long ones, share one bat
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import transformers
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from rigging_transformers._row import Row
 
 __all__ = ["decode", "generate_options"]
+
+# What `generate` raises for options that do not fit.
+_MISFITS: Final = (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError)
 
 
 def generate_options() -> frozenset[str]:
@@ -55,7 +58,7 @@ def decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None]) 
         if is_out_of_memory(error):
             raise
         extra = ", ".join(rows[0].plan.kwargs)
-        if extra and isinstance(error, (ValueError, TypeError, NotImplementedError)):
+        if extra and isinstance(error, _MISFITS):
             raise BadRequestError(f"generate() refuses {extra}: {error}") from error
         raise ProviderServerError(
             f"generate() failed: {type(error).__name__}: {error}", retryable=False
@@ -66,9 +69,13 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
     # One that has generated before goes on where it was.
     ids, mask = left_pad([[*row.prompt, *row.tokens] for row in rows], loaded.pad_id)
     kwargs: dict[str, Any] = {
-        "max_new_tokens": max(row.max_tokens - len(row.tokens) for row in rows),
+        "max_new_tokens": max(row.left for row in rows),
         "pad_token_id": loaded.pad_id,
         "eos_token_id": sorted(loaded.end_ids) or None,
+        # Whatever the model's own config says.
+        "num_return_sequences": 1,
+        "return_dict_in_generate": False,
+        "tokenizer": loaded.tokenizer,
         **rows[0].plan.kwargs,
     }
     alone = rows[0].plan.alone

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from rigging_transformers._row import Row
 
-__all__ = ["fits", "groups"]
+__all__ = ["fits", "groups", "within"]
 
 # How much longer than the shortest row of a group the longest may be: by this factor, and
 # so many tokens.
@@ -44,3 +44,22 @@ def groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         group.append(row)
     if group:
         yield group
+
+
+def within(context: int | None, rows: Sequence[Row]) -> list[Row]:
+    """Return the first of rows, and of the others those that can be padded beside it.
+
+    Padded to the longest and run to the end of the slowest, they must not leave the model's
+    context: ``generate`` goes on with a row that has ended.
+
+    Args:
+        context: In tokens; None if there is no limit.
+        rows: At least one.
+    """
+    found = list(rows[:1])
+    for row in rows[1:]:
+        together = [*found, row]
+        columns = max(one.length for one in together) + max(one.left for one in together)
+        if context is None or columns <= context:
+            found = together
+    return found

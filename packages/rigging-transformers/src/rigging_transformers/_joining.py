@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rigging_transformers._loaded import Loaded
     from rigging_transformers._sampling import Plan
 
-__all__ = ["model_rolls", "row_rolls", "seeds_roll"]
+__all__ = ["counts_width", "may_pad", "model_rolls", "row_rolls", "seeds_roll"]
 
 # Of a generation config: read by `plan` and `Loaded`, or of no consequence here.
 _HANDLED: Final = frozenset(
@@ -63,6 +63,12 @@ _NEUTRAL: Final[Mapping[str, Any]] = {
     "num_beam_groups": 1,
     "num_beams": 1,
 }
+# Of ``generate``: count from the left end of the longest row, or to its right end.
+_BY_WIDTH: Final = ("encoder_repetition_penalty", "forced_eos_token_id", "min_length")
+# Types of models (tested) without positions, or that find them in the mask.
+_PADDED_WITHOUT_POSITIONS: Final = ("bloom", "falcon_mamba", "mamba", "mamba2", "mpt")
+# Types of models (tested) that take padding for tokens.
+_SPOILED_BY_PADDING: Final = ("deepseek_v4", "recurrent_gemma")
 # Frequencies that depend on the longest row of a batch, so on a row's neighbours.
 _SHARED_ROPE: Final = ("dynamic", "longrope")
 
@@ -81,6 +87,28 @@ def model_rolls(loaded: Loaded) -> bool:
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
         and not any(_matters(name, value) for name, value in loaded.defaults.items())
     )
+
+
+def may_pad(loaded: Loaded) -> bool:
+    """Tell whether padding changes nothing, so that ``generate`` may take rows of any lengths.
+
+    Most models are given each row's positions. Of the others, these are known to be right.
+    """
+    config = loaded.model.config
+    takes = inspect.signature(loaded.model.forward).parameters
+    counts_right = "position_ids" in takes or config.model_type in _PADDED_WITHOUT_POSITIONS
+    return (
+        loaded.masks
+        and counts_right
+        and config.model_type not in _SPOILED_BY_PADDING
+        and _rope_type(config) not in _SHARED_ROPE
+    )
+
+
+def counts_width(plan: Plan, defaults: Mapping[str, Any]) -> bool:
+    """Tell whether an option of a row or of the model's counts the padding of a batch."""
+    settings = {**defaults, **plan.kwargs}
+    return any(_matters(name, settings.get(name)) for name in _BY_WIDTH)
 
 
 def seeds_roll(loaded: Loaded) -> bool:

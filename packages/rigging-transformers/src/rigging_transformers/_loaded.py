@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 
     from rigging_transformers._source import LoadSpec
 
-__all__ = ["Loaded"]
+__all__ = ["NO_CHARACTER", "Loaded", "as_ids"]
+
+#: What a decoder writes where bytes make no character, or not yet.
+NO_CHARACTER: Final = "\ufffd"
 
 # Prompt tokens decoded with what follows them: some tokenizers drop the blank before
 # the first word of what they decode.
 _LEAD: Final = 8
+
+# What a configuration calls its context.
+_CONTEXT: Final = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,9 @@ class Loaded:
     @cached_property
     def context(self) -> int | None:
         """Tokens that prompt and answer may have together; None if there is no limit."""
-        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return length if isinstance(length, int) and length > 0 else None
+        config = self.model.config.get_text_config()
+        found = (getattr(config, name, None) for name in _CONTEXT)
+        return next((length for length in found if isinstance(length, int) and length > 0), None)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -76,7 +83,7 @@ class Loaded:
 
     @cached_property
     def masks(self) -> bool:
-        """Whether padding can be masked. Without that, only rows of one length go together."""
+        """Whether padding can be masked."""
         return "attention_mask" in inspect.signature(self.model.forward).parameters
 
     def layout(self, template: str | None) -> Layout:
@@ -94,8 +101,13 @@ class Loaded:
 
     def continuation(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """Decode ``tokens`` as they read behind ``prompt``; special tokens are left out."""
-        lead = prompt[-_LEAD:]
-        before = self._decode(lead)
+        count = _LEAD
+        before = self._decode(prompt[-count:])
+        while before.startswith(NO_CHARACTER) and count < len(prompt):
+            # It began within a character, which spoils all of a run of bytes.
+            count *= 2
+            before = self._decode(prompt[-count:])
+        lead = prompt[-count:]
         text = self._decode([*lead, *tokens])
         # A character that the prompt ends in the middle of is decoded otherwise when whole.
         return text[len(before) :] if text.startswith(before) else self._decode(tokens)

@@ -19,11 +19,18 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from rigging.error import GenerationError, ProviderServerError, RiggingError
+from rigging.error import BadRequestError, GenerationError, ProviderServerError, RiggingError
 from rigging_transformers._answers import Answers
+from rigging_transformers._choice import check
 from rigging_transformers._decoding import decode, generate_options
-from rigging_transformers._grouping import fits, groups
-from rigging_transformers._joining import model_rolls, row_rolls, seeds_roll
+from rigging_transformers._grouping import fits, groups, within
+from rigging_transformers._joining import (
+    counts_width,
+    may_pad,
+    model_rolls,
+    row_rolls,
+    seeds_roll,
+)
 from rigging_transformers._memory import Capacity, free_memory, is_out_of_memory
 from rigging_transformers._request import prepare
 from rigging_transformers._rolling import RollingBatch
@@ -61,6 +68,7 @@ class DecodingLoop:
         self._options = generate_options()
         self._rolls = model_rolls(loaded)
         self._seeds_roll = seeds_roll(loaded)
+        self._pads = may_pad(loaded)
         self._read = _READ_ON_CPU if loaded.device == "cpu" else _READ
         self._batch = RollingBatch(loaded)
         self._answers = Answers(loaded)
@@ -135,9 +143,10 @@ class DecodingLoop:
                 row = prepare(
                     self._loaded, ticket.request, self._options, lambda: ticket.is_cancelled
                 )
-            except RiggingError as error:
+                check(row.plan.sampling)
+            except Exception as error:  # noqa: BLE001 (values of extra may be anything)
                 if ticket.claim():
-                    self._answers.refuse([ticket], error)
+                    self._answers.refuse([ticket], _refusal(error))
                 return None
             self._answers.expect(ticket, row)
         return row if row is not None and self._answers.wanted([row]) else None
@@ -217,7 +226,8 @@ class DecodingLoop:
     def _run_others(self) -> None:
         """Run those of the others that can share one call of ``generate`` with the first."""
         key = self._key(self._others[0])
-        rows = [row for row in self._others if self._key(row) == key][: self._capacity.rows]
+        alike = [row for row in self._others if self._key(row) == key][: self._capacity.rows]
+        rows = within(self._loaded.context, alike)
         chosen = set(map(id, rows))
         self._others = [row for row in self._others if id(row) not in chosen]
         self._generate(self._answers.claim(rows))
@@ -232,8 +242,12 @@ class DecodingLoop:
 
     def _key(self, row: Row) -> Hashable:
         # A seeded row is a batch of its own, and its neighbours' rounding no concern of its.
-        alone = row.plan.alone or row.plan.sampling.seed is not None
-        width = None if self._loaded.masks else len(row.prompt)
+        alone = (
+            row.plan.alone
+            or row.plan.sampling.seed is not None
+            or counts_width(row.plan, self._loaded.defaults)
+        )
+        width = None if self._pads else row.length
         return repr(sorted(row.plan.kwargs.items())), width, id(row) if alone else None
 
     def _generate(self, rows: list[Row]) -> None:
@@ -268,6 +282,14 @@ class DecodingLoop:
             self._aside += left
         else:
             self._answers.fail(left, failure)
+
+
+def _refusal(error: Exception) -> RiggingError:
+    if isinstance(error, RiggingError):
+        return error
+    refusal = BadRequestError(f"the parameters do not fit: {error}")
+    refusal.__cause__ = error
+    return refusal
 
 
 def _let_go(error: Exception) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from rigging_transformers._loaded import NO_CHARACTER
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rigging_transformers._row import Row
 
 __all__ = ["Pieces"]
-
-# What a decoder writes where bytes make no character, or not yet.
-_NO_CHARACTER: Final = "\ufffd"
 
 # Tokens that are decoded again with each new one. More cost time, and fewer save little.
 _WINDOW: Final = 32
@@ -45,8 +44,8 @@ class Pieces:
     def _certain(self) -> str:
         new = self._row.tokens[self._settled_tokens :]
         text = self._settled_text + self._row.continuation(self._before, new)
-        if text.endswith(_NO_CHARACTER):
-            text = text.rstrip(_NO_CHARACTER)
+        if text.endswith(NO_CHARACTER):
+            text = text.rstrip(NO_CHARACTER)
         elif len(new) >= _WINDOW:
             self._settled_tokens, self._settled_text = len(self._row.tokens), text
             self._before = new

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from rigging_transformers._loaded import NO_CHARACTER
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
@@ -56,6 +58,15 @@ class Row:
     end: End | None = None
     random_numbers: Any = None
 
+    def __post_init__(self) -> None:
+        # A token is a byte at least, so a stop text lies within so many of the last ones.
+        self._window = max((len(stop.encode()) for stop in self.stops), default=0) + _MARGIN
+
+    @property
+    def left(self) -> int:
+        """How many tokens may still be generated."""
+        return self.max_tokens - len(self.tokens)
+
     @property
     def length(self) -> int:
         """Tokens of prompt and answer so far."""
@@ -94,14 +105,22 @@ class Row:
     def _has_stop(self) -> bool:
         if not self.stops:
             return False
-        # A token is a byte at least, so a stop text lies within so many of the last ones.
-        window = max(len(stop.encode()) for stop in self.stops) + _MARGIN
-        recent = self.continuation(self.prompt, self.tokens[-window:])
-        if not any(stop in recent for stop in self.stops):
+        if not any(stop in self._recent() for stop in self.stops):
             return False
         # The beginning of a window may decode differently, so the whole text decides.
         text = self.continuation(self.prompt, self.tokens)
         return any(stop in text for stop in self.stops)
+
+    def _recent(self) -> str:
+        """Return the end of its text, as much as a stop text can reach into."""
+        count = self._window
+        while count < len(self.tokens):
+            text = self.continuation((), self.tokens[-count:])
+            if not text.startswith(NO_CHARACTER):
+                return text
+            # It began within a character, which spoils all of a run of bytes.
+            count *= 2
+        return self.continuation(self.prompt, self.tokens)
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:
