@@ -100,7 +100,10 @@ def fallback() -> tuple[Any, Callable[[str], list[int]]]:
     return tokenizer, lambda text: list(tokenizer(text)["input_ids"])
 
 
-SPELLED = st.text(st.sampled_from("ab\n 日é🎉\u200d"), max_size=60)
+SPELLED = st.lists(
+    st.text(st.sampled_from("ab\n "), max_size=3) | st.text(st.sampled_from("日é🎉"), min_size=4),
+    max_size=4,
+).map("".join)
 
 
 @given(prompt=SPELLED, text=SPELLED, stops=STOPS)
