@@ -26,6 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+if __name__ == "__main__":
+    # Before torch is imported, which takes seconds.
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--gpu", action="store_true", help="measure on a CUDA GPU")
+    parser.add_argument("--memory-of", metavar="PROGRAM", help=argparse.SUPPRESS)
+    OPTIONS = parser.parse_args()
+
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -487,12 +494,8 @@ def _machine(setting: Setting) -> str:
     return f"{platform.machine()} {platform.system()}, {software}; one thread"
 
 
-def main() -> None:
+def main(options: argparse.Namespace) -> None:
     """Measure on the device asked for, print the tables and write them."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--gpu", action="store_true", help="measure on a CUDA GPU")
-    parser.add_argument("--memory-of", metavar="PROGRAM", help=argparse.SUPPRESS)
-    options = parser.parse_args()
     if options.gpu and not torch.cuda.is_available():
         raise SystemExit(
             f"nothing was measured: torch {torch.__version__} finds no GPU here. It takes a CUDA "
@@ -509,4 +512,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(OPTIONS)

@@ -92,6 +92,37 @@ def test_generators_pickle_without_their_key() -> None:
     assert pickle.loads(pickled).api_key is None
 
 
+def test_generators_are_equal_but_for_the_secrets_in_a_mapping() -> None:
+    with_key = AllKinds(model="m", table={"hf_token": "hunter2", "rate": (1, 2)})
+
+    assert with_key == AllKinds(model="m", table={"rate": (1, 2)})
+    assert with_key != AllKinds(model="m", table={"rate": (1, 3)})
+
+
+HALF = "\ud800"
+HUGE = 10**5000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"table": {HALF: 1}}, id="name"),
+        pytest.param({"table": {"a": HALF}}, id="text"),
+        pytest.param({"table": {"a": {HALF: 1}}}, id="name-inside"),
+        pytest.param({"table": {"a": [HUGE]}}, id="integer"),
+        pytest.param({"params": rg.GenerateParams(extra={HALF: 1})}, id="name-in-extra"),
+        pytest.param({"params": rg.GenerateParams(extra={"a": HUGE})}, id="integer-in-extra"),
+        pytest.param({"params": rg.GenerateParams(seed=HUGE)}, id="integer-in-params"),
+        pytest.param({"params": rg.GenerateParams(stop=[HALF])}, id="text-in-params"),
+    ],
+)
+def test_what_no_text_can_hold_has_no_identifier(fields: dict[str, Any]) -> None:
+    with rg.register_generator("all-kinds", AllKinds):
+        generator = AllKinds(model="m", **fields)
+        with pytest.raises(InvalidGeneratorError, match="cannot be written as an identifier"):
+            generator.to_identifier()
+
+
 def test_a_copy_keeps_the_key() -> None:
     copied = LiteLLM(model="m", api_key="k").model_copy(update={"max_connections": 1})
 

@@ -203,9 +203,9 @@ def test_no_string_raises_anything_but_invalid_identifier(text: str) -> None:
     st.lists(
         st.sampled_from(
             sorted(
-                {*AllKinds.model_fields, *rg.GenerateParams.model_fields}
-                | {"extra.a", "params.seed", "table.a", "table.%2C=", "text.a"}
+                (AllKinds.model_fields.keys() | rg.GenerateParams.model_fields.keys())
                 - {"api_key", "token"}  # not written, so not led back
+                | {"extra.a", "params.seed", "table.a", "table.%2C=", "text.a"}
             )
         ),
         max_size=3,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import pickle
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from pydantic import Field
 
 import rigging as rg
 from rigging.testing import EchoGenerator, ScriptedGenerator
@@ -46,6 +49,49 @@ def test_no_key_in_what_a_generator_and_its_results_show(
     assert KEY not in "".join(shown)
     assert KEY not in caplog.text
     assert KEY not in "".join(capfd.readouterr())
+
+
+class Remote(rg.Generator):
+    options: dict[str, Any] = Field(default_factory=dict)
+    more: dict[str, Any] | None = None
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
+HIDDEN = {"Authorization": KEY, "hf_token": KEY}
+SECRETS: dict[str, dict[str, Any]] = {
+    "options": {"options": {"deep": [HIDDEN], **HIDDEN, "kept": 1}},
+    "more": {"more": {**HIDDEN, "kept": 1}},
+    "headers": {"headers": {**HIDDEN, "kept": "1"}},
+    "extra": {"params": rg.GenerateParams(extra={"deep": [HIDDEN], **HIDDEN, "kept": 1})},
+}
+
+
+@pytest.mark.parametrize("fields", SECRETS.values(), ids=SECRETS)
+def test_no_secret_of_a_mapping_in_what_a_generator_shows(fields: dict[str, Any]) -> None:
+    generator = Remote(model="m", **fields)
+    with rg.register_generator("remote", Remote):
+        shown = [
+            f"{generator!r}{generator!s}",
+            str(generator.model_dump()),
+            generator.model_dump_json(),
+            str(pickle.dumps(generator)),
+            str(pickle.dumps(generator.chat("Hi"))),
+            generator.to_identifier(),
+        ]
+
+    assert [KEY in text for text in shown] == [False] * len(shown)
+    assert ["kept" in text for text in shown] == [True] * len(shown)
+    assert KEY in str(vars(generator)) + str(generator.params.extra)
+    assert KEY in str(vars(copy.deepcopy(generator))) + str(copy.copy(generator).params.extra)
+
+
+def test_parameters_pickle_without_the_secrets_in_extra() -> None:
+    params = rg.GenerateParams(temperature=1, extra={"api_key": KEY, "user": "bob"})
+
+    assert pickle.loads(pickle.dumps(params)) == rg.GenerateParams(
+        temperature=1, extra={"user": "bob"}
+    )
+    assert copy.deepcopy(params) == params
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import weakref
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import rigging as rg
 from rigging import GeneratedText, GenerateParams
-from rigging.error import BadRequestError, RiggingError
+from rigging.error import BadRequestError, InvalidGeneratorError, RiggingError
 from rigging_transformers import TransformersGenerator
 
 if TYPE_CHECKING:
@@ -285,6 +285,40 @@ def test_a_wrapped_model_without_a_name_is_called_by_its_class(reference: Refere
     generator = TransformersGenerator.from_obj(nameless, reference.tokenizer)
 
     assert generator.to_identifier() == "transformers!LlamaForCausalLM"
+
+
+LOADING: dict[str, Any] = {
+    "adapter": "./adapter",
+    "api_key": "hf-key",
+    "attn_implementation": "eager",
+    "device_map": "cpu",
+    "load_in_4bit": True,
+    "model_kwargs": {"use_safetensors": True},
+    "torch_dtype": "float16",
+}
+
+
+@pytest.mark.parametrize("field", LOADING)
+def test_a_wrapped_model_takes_no_field_that_decides_what_is_loaded(
+    reference: Reference, borrowing: TransformersGenerator, field: str
+) -> None:
+    with pytest.raises(InvalidGeneratorError, match=f"{field} decides how a model is loaded"):
+        TransformersGenerator.from_obj(
+            reference.model, reference.tokenizer, **{field: LOADING[field]}
+        )
+    with pytest.raises(InvalidGeneratorError, match=f"{field} decides how a model is loaded"):
+        setattr(borrowing, field, LOADING[field])
+
+
+def test_a_wrapped_model_takes_what_decides_how_requests_run(reference: Reference) -> None:
+    generator = TransformersGenerator.from_obj(
+        reference.model, reference.tokenizer, max_batch_size=2, chat_template="{{ 'Hi' }}"
+    )
+
+    generator.max_batch_size = 3
+    generator.chat_template = "{{ 'Hello' }}"
+
+    assert (generator.max_batch_size, generator.chat_template) == (3, "{{ 'Hello' }}")
 
 
 def test_a_wrapped_model_does_not_pickle_and_says_what_to_do(

@@ -123,6 +123,10 @@ def test_changing_model_kwargs_in_place_makes_it_another_model(
         ("torch_dtype", "set the field 'dtype'"),
         ("device_map", "set the field 'device_map'"),
         ("token", "set the field 'api_key'"),
+        ("hf_token", "set the field 'api_key'"),
+        ("api_key", "set the field 'api_key'"),
+        ("config", "wrap a model that you have loaded"),
+        ("state_dict", "wrap a model that you have loaded"),
         ("load_in_4bit", "set the field 'load_in_4bit'"),
         ("gguf_file", "give the file's path as the model"),
     ],
@@ -133,6 +137,97 @@ def test_model_kwargs_hide_no_field(name: str, instead: str) -> None:
     with pytest.raises(InvalidIdentifierError, match=instead) as caught:
         rg.get_generator(f"transformers!org/model,model_kwargs.{name}=1")
     assert caught.value.identifier[caught.value.position :] in {"1", "…"}
+
+
+def test_memory_of_gpus_is_given_by_their_numbers() -> None:
+    from rigging_transformers._loading import _model_options
+    from rigging_transformers._source import Source
+
+    limits = {0: "10GiB", 1: "1GiB", "cpu": "8GiB"}
+    generator = TransformersGenerator(model="org/model", model_kwargs={"max_memory": limits})
+
+    read = by_identifier(generator.to_identifier())
+
+    assert read == generator
+    for one in (generator, read):
+        assert _model_options(one._spec(), Source("org/model"))["max_memory"] == limits
+
+
+def test_model_kwargs_are_what_comes_back_from_json(tmp_path: Path) -> None:
+    given = {
+        "cache_dir": tmp_path,
+        "key_mapping": {"a": ("b", None)},
+        "quantization_config": {"bnb_4bit_compute_dtype": torch.bfloat16},
+    }
+
+    generator = TransformersGenerator(model="org/model", model_kwargs=given)
+
+    assert by_identifier(generator.to_identifier()).model_kwargs == {
+        "cache_dir": str(tmp_path),
+        "key_mapping": {"a": ["b", None]},
+        "quantization_config": {"bnb_4bit_compute_dtype": "bfloat16"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param(b"x", "option: expected text, a number, .* got bytes", id="bytes"),
+        pytest.param({"inner": {1, 2}}, "inner: expected text, a number, .* got set", id="set"),
+        pytest.param({(1, 2): 3}, "option: expected text as a name, got tuple", id="name"),
+        pytest.param(torch.nn.Linear(1, 1), r"got Linear.* from_obj\(\)", id="object"),
+        pytest.param("\ud800", "'option' holds half a character", id="half-a-character"),
+    ],
+)
+def test_model_kwargs_that_json_cannot_hold_are_refused(value: object, message: str) -> None:
+    with pytest.raises(InvalidGeneratorError, match=message):
+        TransformersGenerator(model="org/model", model_kwargs={"option": value})
+
+
+def test_a_quantisation_is_no_text() -> None:
+    with pytest.raises(InvalidIdentifierError, match=r"expected a mapping such as .*, got text"):
+        by_identifier("transformers!org/model,model_kwargs.quantization_config=4bit")
+
+
+@pytest.mark.parametrize("device_map", ["meta", {"model": "cpu", "lm_head": "meta"}])
+def test_a_device_that_holds_no_weights_is_refused(device_map: Any) -> None:
+    with pytest.raises(InvalidGeneratorError, match="'meta' holds no weights"):
+        TransformersGenerator(model="org/model", device_map=device_map)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param({"device_map": "cuda:0"}, "device_map='cuda:0' asks for a GPU", id="name"),
+        pytest.param({"device_map": 0}, "device_map=0 asks for a GPU", id="number"),
+        pytest.param(
+            {"device_map": {"model": "cpu", "lm_head": 1}}, "device_map=1 asks", id="part"
+        ),
+        pytest.param(
+            {"device_map": "auto", "model_kwargs": {"max_memory": {0: "1GiB"}}},
+            "max_memory of '0' asks for a GPU",
+            id="memory",
+        ),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_told(
+    tiny_model: Path, fields: dict[str, Any], message: str
+) -> None:
+    generator = TransformersGenerator(model=str(tiny_model), **fields)
+
+    with pytest.raises(
+        BadRequestError, match=f"{message}.* torch finds none .torch {torch.__version__[:1]}"
+    ):
+        generator.load()
+
+
+def test_a_model_in_a_subfolder_is_found_or_the_subfolder_is_named(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path / "inner")
+
+    by_identifier(f"transformers!{tmp_path},model_kwargs.subfolder=inner").load().unload()
+    with pytest.raises(ModelNotFoundError, match="the directory has no subfolder 'nope'"):
+        by_identifier(f"transformers!{tmp_path},model_kwargs.subfolder=nope").load()
 
 
 def test_one_quantization_at_a_time() -> None:
@@ -157,8 +252,22 @@ def test_an_attention_that_needs_a_package_says_so(tiny_model: Path) -> None:
         model=str(tiny_model), attn_implementation="flash_attention_2"
     )
 
-    with pytest.raises(MissingDependencyError, match="without a package: FlashAttention2"):
+    with pytest.raises(MissingDependencyError, match="`pip install flash-attn`") as caught:
         generator.load()
+
+    assert caught.value.dependency == "flash_attn"
+
+
+def test_a_package_that_only_transformers_names_is_the_dependency(tiny_model: Path) -> None:
+    config = {"quant_method": "gptq", "bits": 4}
+    generator = TransformersGenerator(
+        model=str(tiny_model), model_kwargs={"quantization_config": config}
+    )
+
+    with pytest.raises(MissingDependencyError, match=r"without a package: .*optimum") as caught:
+        generator.load()
+
+    assert caught.value.dependency == "optimum"
 
 
 def test_an_attention_that_nobody_knows_is_refused(tiny_model: Path) -> None:
@@ -290,7 +399,7 @@ def test_a_model_with_an_adapter_gives_its_memory_back(adapted: TransformersGene
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"hidden_size": 128}, "ignore_mismatched_sizes", id="size"),
+        pytest.param({"hidden_size": 128}, "weights have other shapes than", id="size"),
         pytest.param({"num_hidden_layers": 3}, "4 weights are unexpected", id="deeper"),
         pytest.param({"num_hidden_layers": 1}, "4 weights are missing", id="shallower"),
     ],
@@ -341,14 +450,31 @@ def test_an_adapter_for_layers_that_the_model_does_not_have_is_refused(
     (other / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["c_attn"]}))
     generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
 
-    with pytest.raises(BadRequestError, match=r"cannot be put on the model: .*c_attn"):
+    with pytest.raises(BadRequestError, match=r"cannot be put on the model: .*c_attn") as caught:
+        generator.load()
+    assert ".." not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_an_adapter_of_a_kind_that_peft_does_not_know_is_refused(
+    tiny_model: Path, adapter: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(adapter, tmp_path / "other")
+    config = json.loads((other / "adapter_config.json").read_text("utf-8"))
+    (other / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "ABACUS"}))
+    generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
+
+    with pytest.raises(BadRequestError, match=r"peft .* does not know its peft_type, 'ABACUS'"):
         generator.load()
 
 
 @pytest.mark.parametrize("adapter", ["./nowhere", "~/nowhere-at-all"])
 def test_an_adapters_path_to_nothing_is_refused(tiny_model: Path, adapter: str) -> None:
-    with pytest.raises(ModelNotFoundError, match=f"adapter '{adapter}': no such directory"):
+    with pytest.raises(
+        ModelNotFoundError, match=f"adapter '{adapter}': no such directory"
+    ) as caught:
         TransformersGenerator(model=str(tiny_model), adapter=adapter).load()
+
+    assert caught.value.model == str(tiny_model)
 
 
 @pytest.mark.parametrize(
@@ -390,8 +516,12 @@ def test_an_adapter_on_a_hub_out_of_reach_is_a_connection_error(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # read from the environment at import
     generator = TransformersGenerator(model=str(tiny_model), adapter="rigging-tests/not-there")
 
-    with pytest.raises(ProviderConnectionError, match="not in the local cache"):
+    with pytest.raises(
+        ProviderConnectionError, match="the adapter 'rigging-tests/not-there' is not in the local"
+    ) as caught:
         generator.load()
+
+    assert caught.value.model == str(tiny_model)
 
 
 def test_an_adapter_without_its_package_says_what_to_install(
@@ -509,10 +639,15 @@ def test_code_that_comes_with_a_model_runs_only_if_asked(
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        pytest.param("model.safetensors", b"broken", "transformers cannot load", id="weights"),
+        pytest.param(
+            "model.safetensors", b"broken", "The file may be broken: fetch it again", id="weights"
+        ),
         pytest.param("config.json", b"{", "transformers cannot load", id="configuration"),
         pytest.param("config.json", b'{"model_type": "abacus"}', "abacus", id="architecture"),
-        pytest.param("tokenizer.json", b"{", "transformers cannot load", id="tokenizer"),
+        pytest.param("tokenizer.json", b"{", "model's tokenizer: .*save it", id="tokenizer"),
+        pytest.param(
+            "tokenizer.json", b"{}", "model's tokenizer: KeyError: '", id="empty-tokenizer"
+        ),
     ],
 )
 def test_a_broken_file_is_told_with_transformers_own_error_as_the_cause(
@@ -528,6 +663,23 @@ def test_a_broken_file_is_told_with_transformers_own_error_as_the_cause(
     assert caught.value.__cause__ is not None
     assert caught.value.model == str(directory)
     pickle.dumps(caught.value)
+
+
+def test_a_broken_gguf_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "small.gguf").write_bytes(b"GGUFxxxx")
+
+    with pytest.raises(
+        BadRequestError, match=r"cannot load the GGUF file: error: .*The file may be broken"
+    ):
+        TransformersGenerator(model=str(tmp_path / "small.gguf")).load()
+
+
+def test_weights_that_do_not_fit_the_configuration_are_told(tmp_path: Path) -> None:
+    directory = make_tiny_model(tmp_path / "model")
+    generator = by_identifier(f"transformers!{directory},model_kwargs.hidden_size=128")
+
+    with pytest.raises(BadRequestError, match="the weights have other shapes than the model"):
+        generator.load()
 
 
 def test_a_model_that_failed_to_load_leaves_nothing_behind(

@@ -96,6 +96,16 @@ def test_another_template_loads_no_other_model(generator: TransformersGenerator)
     assert after.input_tokens < before.input_tokens
 
 
+@pytest.mark.parametrize("template", ["", " \n"])
+def test_an_empty_template_is_refused(reference: Reference, template: str) -> None:
+    generator = TransformersGenerator.from_obj(
+        reference.model, reference.tokenizer, chat_template=template
+    )
+
+    with pytest.raises(BadRequestError, match=r"chat_template is empty: .*leave it out"):
+        generator.load()
+
+
 def test_a_template_in_a_file_that_is_not_there_fails_chats_only(reference: Reference) -> None:
     generator = TransformersGenerator.from_obj(
         reference.model, reference.tokenizer, chat_template="./nowhere.jinja"

@@ -9,6 +9,7 @@ own type.
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter
@@ -42,6 +43,7 @@ class Option(NamedTuple):
     kind: _Kind
     nullable: bool
     secret: bool
+    has_names: bool = False  # it may be a mapping of names, and a name may be a secret's
 
     def read(self, raw: str) -> Any:
         """Decode a value; pydantic then converts it.
@@ -61,12 +63,12 @@ class Option(NamedTuple):
 
     def public(self, value: Any) -> Any:
         """Return a value without the secrets that stand in a mapping."""
-        return without_secrets(value) if self.kind == "mapping" else value
+        return without_secrets(value) if self.has_names and isinstance(value, dict) else value
 
     def write(self, value: Any) -> dict[str, str]:
         """Encode a value that pydantic has made JSON of: one option, or one for each part."""
         if self.kind != "mapping":
-            return {self.field: self._write_whole(value)}
+            return {self.field: self._write_whole(self.public(value))}
         public = self.public(value)
         # No key can end with the dot.
         if not public or "" in public:
@@ -111,6 +113,11 @@ def write_options(model: Model, names: set[str]) -> dict[str, str]:
         != fields[name].get_default(call_default_factory=True)
     }
     try:
+        for name in changed:
+            if options[name].has_names:
+                # Where text is not Unicode, pydantic would write other names than there are.
+                public = options[name].public(getattr(model, name))
+                json.dumps(public, default=str, skipkeys=True, ensure_ascii=False).encode()
         values = model.model_dump(mode="json", include=changed)
     except PydanticSerializationError as error:
         raise InvalidGeneratorError(
@@ -134,7 +141,8 @@ def _option(name: str, field: FieldInfo) -> Option:
     values = [branch for branch in branches if branch.get("type") != "null"]
     secret = field.exclude is True or any(branch.get("writeOnly") for branch in values)
     nullable = len(values) < len(branches)
-    return Option(name, _kind(values, schema, nullable=nullable), nullable, secret)
+    kind = _kind(values, schema, nullable=nullable)
+    return Option(name, kind, nullable, secret, any(map(_has_names, values)))
 
 
 def _kind(branches: list[dict[str, Any]], schema: dict[str, Any], *, nullable: bool) -> _Kind:
@@ -142,13 +150,21 @@ def _kind(branches: list[dict[str, Any]], schema: dict[str, Any], *, nullable: b
         return "any"
     (branch,) = branches
     # Of values that can be anything: a part's text would not be converted to their type.
-    if not nullable and branch.get("additionalProperties") is True and "properties" not in branch:
+    if not nullable and _has_names(branch) and branch["additionalProperties"] is True:
         return "mapping"
     if _is_scalar(branch):
         return "text"
     if branch.get("type") == "array" and _is_scalar(_resolved(branch.get("items", {}), schema)):
         return "list"
     return "any"
+
+
+def _has_names(branch: dict[str, Any]) -> bool:
+    """Tell whether a value is a mapping from any name to anything, or to text."""
+    return "properties" not in branch and branch.get("additionalProperties") in (
+        True,
+        {"type": "string"},
+    )
 
 
 def _is_scalar(schema: dict[str, Any]) -> bool:

@@ -43,7 +43,14 @@ _EXPECTED: Final[Mapping[str, str]] = {
 }
 _SHOWN: Final = 40  # characters of a refused value in a message
 _SECRET_WORDS: Final = ("authorization", "credential", "password", "secret")
-_SECRET_ENDINGS: Final = ("apikey", "accesskey", "privatekey", "accesstoken", "authtoken")
+_SECRET_ENDINGS: Final = (
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "accesstoken",
+    "authtoken",
+    "hftoken",
+)
 
 
 def is_secret(name: str) -> bool:

@@ -15,7 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    ConfigDict,
+    Field,
+    FieldSerializationInfo,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+)
 
 from rigging._building import DEFAULT_PROVIDER, build
 from rigging._fields import options_of, write_options
@@ -36,7 +44,7 @@ from rigging.registry import PLUGIN_API, Registration, registry
 from rigging.result import GeneratedMessage, GeneratedText
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 __all__ = [
     "DEFAULT_PROVIDER",
@@ -194,8 +202,17 @@ class Generator(Model):
         if name is None:
             raise UnregisteredGeneratorError(type(self))
         provider, distribution = name
-        options = {} if short else self._options(self.params.merge_with(params))
-        return Identifier(self.model, provider, distribution, options).format()
+        try:
+            options = {} if short else self._options(self.params.merge_with(params))
+            text = Identifier(self.model, provider, distribution, options).format()
+            text.encode()
+        except InvalidGeneratorError:
+            raise
+        except ValueError as error:  # half a character, or an integer of thousands of digits
+            raise InvalidGeneratorError(
+                f"{type(self).__name__} cannot be written as an identifier: {error}"
+            ) from error
+        return text
 
     def load(self: _SelfT) -> _SelfT:
         """Bring the model into memory, where there is one to bring; may be repeated.
@@ -331,8 +348,30 @@ class Generator(Model):
         # Neither the key nor an engine goes into a pickle: the other side loads its own.
         return _restore, (type(self), self._values())
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, self._public(name, value)
+
+    @field_serializer("*", mode="wrap")
+    def _dump_without_secrets(
+        self,
+        value: Any,
+        handler: SerializerFunctionWrapHandler,
+        info: FieldSerializationInfo,
+    ) -> Any:
+        return self._public(info.field_name, handler(value))
+
     def _values(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "api_key"}
+        return {
+            name: self._public(name, value)
+            for name, value in self.__dict__.items()
+            if name != "api_key"
+        }
+
+    def _public(self, name: str | None, value: Any) -> Any:
+        """Return a field's value without the secrets that stand in it under their names."""
+        option = options_of(type(self)).get(name or "")
+        return value if option is None else option.public(value)
 
     def _options(self, params: GenerateParams) -> dict[str, str]:
         own = write_options(self, set(type(self).model_fields) - _OWN_FIELDS)

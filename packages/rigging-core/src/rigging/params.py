@@ -129,6 +129,11 @@ class GenerateParams(Model):
         # Headers that are passed on may hold a key, and dumps end up in files.
         return without_secrets(extra) if extra else extra
 
+    def __getstate__(self) -> dict[Any, Any]:
+        # Of pickles only: copies keep what is sent.
+        state = super().__getstate__()
+        return {**state, "__dict__": {**self.__dict__, "extra": without_secrets(self.extra)}}
+
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         # What is not set says nothing.
         values = {**self.__dict__, "extra": without_secrets(self.extra) or None}

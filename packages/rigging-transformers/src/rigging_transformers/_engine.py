@@ -216,7 +216,12 @@ class Engine:
         if self._own is not None and self._own.spec != spec:
             self._free()
         if self._own is None:
-            source = locate(spec.model, adapter=spec.adapter, revision=spec.revision)
+            source = locate(
+                spec.model,
+                adapter=spec.adapter,
+                revision=spec.revision,
+                subfolder=str(spec.model_kwargs.get("subfolder", "")),
+            )
             require_modules(spec, source)
             try:
                 from rigging_transformers._loading import load  # noqa: PLC0415

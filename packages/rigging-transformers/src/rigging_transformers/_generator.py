@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
@@ -24,6 +25,7 @@ from rigging.error import (
     UnsupportedParameterWarning,
 )
 from rigging_transformers._engine import Engine
+from rigging_transformers._json import as_json
 from rigging_transformers._loaded import Loaded
 from rigging_transformers._prompts import check_conversation, read_template
 from rigging_transformers._request import Outcome, Request
@@ -36,10 +38,18 @@ if TYPE_CHECKING:
 __all__ = ["TransformersGenerator"]
 
 _SelfT = TypeVar("_SelfT", bound="TransformersGenerator")
+_DeviceMapT = TypeVar("_DeviceMapT")
 _ResultT = TypeVar("_ResultT", GeneratedMessage, GeneratedText)
 
 
 _QUANTIZATION: Final = "quantization_config"
+_WRAP: Final = "wrap a model that you have loaded by from_obj()"
+
+# Fields that decide what is loaded: a model that is there already has them for good.
+_LOADING: Final = frozenset(
+    {"api_key", "torch_dtype", *(field.name for field in dataclasses.fields(LoadSpec))}
+    - {"model", "token"}
+)
 
 # What model_kwargs may not hold -> what to do.
 _SET_ELSEWHERE: Final = {
@@ -55,10 +65,14 @@ _SET_ELSEWHERE: Final = {
             "trust_remote_code",
         )
     },
+    "api_key": "set the field 'api_key'",
     "adapter_kwargs": "set the field 'adapter'",
+    "config": _WRAP,
     "gguf_file": "give the file's path as the model",
-    "output_loading_info": "wrap a model that you have loaded by from_obj()",
+    "hf_token": "set the field 'api_key'",
+    "output_loading_info": _WRAP,
     "pretrained_model_name_or_path": "set the field 'model'",
+    "state_dict": _WRAP,
     "token": "set the field 'api_key'",
     "torch_dtype": "set the field 'dtype'",
     "use_auth_token": "set the field 'api_key'",
@@ -164,13 +178,26 @@ class TransformersGenerator(Generator):
             )
         return self
 
+    @field_validator("device_map")
+    @classmethod
+    def _holds_weights(cls, device_map: _DeviceMapT) -> _DeviceMapT:
+        parts = device_map.values() if isinstance(device_map, dict) else [device_map]
+        if "meta" in parts:
+            raise ValueError("'meta' holds no weights: name a device that does")
+        return device_map
+
     @field_validator("model_kwargs")
     @classmethod
     def _hides_no_field(cls, model_kwargs: dict[str, Any]) -> dict[str, Any]:
-        for name in model_kwargs:
+        for name, value in model_kwargs.items():
             if name in _SET_ELSEWHERE:
                 raise ValueError(f"model_kwargs holds {name!r}: {_SET_ELSEWHERE[name]} instead")
-        return model_kwargs
+            if name == _QUANTIZATION and isinstance(value, str):
+                raise ValueError(
+                    f"{name}: expected a mapping such as "
+                    f'{{"quant_method": "bitsandbytes", "load_in_4bit": true}}, got text'
+                )
+        return {name: as_json(value, name) for name, value in model_kwargs.items()}
 
     @classmethod
     def from_obj(cls: type[_SelfT], model: Any, tokenizer: Any, **fields: Any) -> _SelfT:
@@ -182,11 +209,12 @@ class TransformersGenerator(Generator):
         Args:
             model: A causal language model of transformers.
             tokenizer: Its tokenizer.
-            fields: Of the generator, such as ``params``; ``model`` is filled from the
-                model's configuration.
+            fields: Of the generator: ``params``, ``chat_template`` and ``max_batch_size``.
+                ``model`` is filled from the model's configuration.
 
         Raises:
-            InvalidGeneratorError: If a field is unknown or a value does not fit.
+            InvalidGeneratorError: If a field is unknown, decides what is loaded, or a value
+                does not fit.
 
         Example:
             >>> from transformers import AutoModelForCausalLM, AutoTokenizer  # doctest: +SKIP
@@ -204,6 +232,9 @@ class TransformersGenerator(Generator):
                 f"from_obj(model, tokenizer) takes the model's tokenizer, "
                 f"got {type(tokenizer).__name__}"
             )
+        for field in fields:
+            if field in _LOADING:
+                raise _already_loaded(cls, field)
         name = getattr(model.config, "name_or_path", None) or type(model).__name__
         generator = cls(model=name, **fields)
         generator._engine = Engine(Loaded(model, tokenizer, name))
@@ -311,6 +342,11 @@ class TransformersGenerator(Generator):
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
                 yield piece
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _LOADING and self._engine.is_borrowed:
+            raise _already_loaded(type(self), name)
+        super().__setattr__(name, value)
 
     def __copy__(self: _SelfT) -> _SelfT:
         copied = super().__copy__()
@@ -425,3 +461,11 @@ class TransformersGenerator(Generator):
                 UnsupportedParameterWarning,
                 stacklevel=5,
             )
+
+
+def _already_loaded(cls: type[TransformersGenerator], field: str) -> InvalidGeneratorError:
+    reason = (
+        f"{field} decides how a model is loaded, and from_obj() takes one that is loaded already: "
+        f"load yours like that, or write {cls.__name__}(model=…, {field}=…)"
+    )
+    return InvalidGeneratorError(f"{cls.__name__}: {reason}", [(field, reason)])

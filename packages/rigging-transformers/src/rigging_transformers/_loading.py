@@ -9,7 +9,11 @@ from __future__ import annotations
 import copy
 import gc
 import importlib
+import json
 import logging
+import re
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -52,19 +56,33 @@ _REASONS: Final[Mapping[str, tuple[type[GenerationError], str]]] = {
     ),
     "GatedRepoError": (
         PermissionDeniedError,
-        "the model is gated: ask for access on its page, then log in with `hf auth login` or "
+        "{what} is gated: ask for access on its page, then log in with `hf auth login` or "
         "give api_key (a hub token)",
     ),
     "RepositoryNotFoundError": (
         ModelNotFoundError,
-        "the hub has no such model, or it is private and api_key (a hub token) is missing",
+        "the hub does not have {what}, or it is private and api_key (a hub token) is missing",
     ),
     "LocalEntryNotFoundError": (
         ProviderConnectionError,
-        "the model is not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is "
-        "set. Check the connection, or name a directory or a .gguf file instead",
+        "{what} is not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is "
+        "set. Check the connection, or name a path on this machine",
     ),
 }
+
+# Errors of these classes say in words what is wrong; others need their class beside them.
+_WORDY: Final = (ImportError, OSError, RuntimeError, TypeError, ValueError)
+_NOT_WORDY: Final = (json.JSONDecodeError, UnicodeDecodeError)  # they name no file
+
+# Values of attn_implementation -> module and distribution that they need.
+_ATTENTION: Final[Mapping[str, tuple[str, str]]] = {
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+    "flash_attention_4": ("flash_attn", "flash-attn-4"),
+}
+_GGUF: Final = "the GGUF file"
+_INSTALL: Final = re.compile(r"pip install ([\w.-]+)")
+_GPU: Final = re.compile(r"(cuda|mps|npu|xpu)(:\d+)?|\d+")
 
 
 def load(spec: LoadSpec, source: Source) -> Loaded:
@@ -75,7 +93,8 @@ def load(spec: LoadSpec, source: Source) -> Loaded:
         MissingDependencyError: If transformers asks for a package that is not there.
     """
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.name, **_shared(spec, source))
+        _check_devices(spec)
+        tokenizer = _load_tokenizer(spec, source)
         model = _load_model(spec, source)
     except Exception as error:
         _log.debug("%s does not load", spec.model, exc_info=error)
@@ -85,11 +104,48 @@ def load(spec: LoadSpec, source: Source) -> Loaded:
         free_memory()
         if isinstance(error, RiggingError):
             raise
-        raise _explain(error, spec) from error
+        what = "the model" if source.gguf_file is None else _GGUF
+        raise _explain(error, spec, what) from error
     model.eval()
     # generate() would warn of it at each call: how long an answer may be, each row says itself.
     model.generation_config.max_length = None
     return Loaded(model, tokenizer, spec.model, spec)
+
+
+def _check_devices(spec: LoadSpec) -> None:
+    """Check that there is a GPU where one is named, of which torch's own error says nothing."""
+    if spec.device_map is None or torch.accelerator.is_available():
+        return
+    parts = spec.device_map.values() if isinstance(spec.device_map, dict) else [spec.device_map]
+    asking = [("device_map", f"device_map={part!r}") for part in parts if _is_gpu(part)]
+    limits = spec.model_kwargs.get("max_memory") or ()
+    asking += [("max_memory", f"max_memory of {device!r}") for device in limits if _is_gpu(device)]
+    for field, given in asking:
+        raise BadRequestError(
+            f"{given} asks for a GPU, and torch finds none (torch {torch.__version__}): "
+            f"leave {field} out, or install a CUDA build of torch",
+            provider=PROVIDER,
+            model=spec.model,
+        )
+
+
+def _is_gpu(device: str | int) -> bool:
+    return _GPU.fullmatch(str(device)) is not None
+
+
+def _load_tokenizer(spec: LoadSpec, source: Source) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source.name, **_shared(spec, source))
+    except Exception as error:
+        # In a GGUF file it is a part of the whole.
+        if _is_wordy(error) or source.gguf_file is not None:
+            raise
+        raise BadRequestError(
+            f"transformers cannot load the model's tokenizer: {_reason(error)}. Fetch its files "
+            f"again, or save it there: `tokenizer.save_pretrained(directory)`",
+            provider=PROVIDER,
+            model=spec.model,
+        ) from error
 
 
 def _load_model(spec: LoadSpec, source: Source) -> Any:
@@ -97,7 +153,10 @@ def _load_model(spec: LoadSpec, source: Source) -> Any:
         source.name, **_shared(spec, source), **_model_options(spec, source)
     )
     if source.adapter is not None:
-        _add_adapter(model, source.adapter, spec)
+        try:
+            _add_adapter(model, source.adapter, spec)
+        except (ImportError, OSError) as error:
+            raise _explain(error, spec, f"the adapter {source.adapter!r}") from error
     return model
 
 
@@ -106,8 +165,9 @@ def _add_adapter(model: Any, adapter: str, spec: LoadSpec) -> None:
     hub = {"token": spec.token} if spec.token is not None else {}
     hub |= {name: spec.model_kwargs[name] for name in _HUB if name in spec.model_kwargs}
     # load_adapter() would call it missing, whatever the reason.
-    transformers.utils.cached_file(adapter, "adapter_config.json", **hub)
+    config = transformers.utils.cached_file(adapter, "adapter_config.json", **hub)
     try:
+        _check_kind(Path(config))
         found = model.load_adapter(adapter, adapter_kwargs=hub)
     except (ImportError, OSError):
         raise
@@ -115,12 +175,20 @@ def _add_adapter(model: Any, adapter: str, spec: LoadSpec) -> None:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise _misfit(spec, adapter, _first_line(error)) from error
+        raise _misfit(spec, adapter, _reason(error)) from error
     # transformers fills what is missing with random numbers, and goes on.
     for kind in ("missing", "unexpected"):
         names = sorted(getattr(found, f"{kind}_keys", ()))
         if names:
             raise _misfit(spec, adapter, f"{len(names)} weights are {kind}, such as {names[0]}")
+
+
+def _check_kind(config: Path) -> None:
+    """Check that peft knows what kind of adapter it is; it would raise a bare KeyError."""
+    peft = importlib.import_module("peft")
+    kind = json.loads(config.read_text(encoding="utf-8")).get("peft_type")
+    if kind not in [known.value for known in peft.PeftType]:
+        raise ValueError(f"peft {peft.__version__} does not know its peft_type, {kind!r}")
 
 
 def _misfit(spec: LoadSpec, adapter: str, reason: str) -> BadRequestError:
@@ -164,6 +232,12 @@ def _model_options(spec: LoadSpec, source: Source) -> dict[str, Any]:
         options["quantization_config"] = transformers.GgufConfig(dequantize=spec.dequantize)
     # Its own, since from_pretrained() may change what it is given.
     own = copy.deepcopy(spec.model_kwargs)
+    if isinstance(own.get("max_memory"), dict):
+        # JSON has no integers as names, and GPUs are named by integers.
+        own["max_memory"] = {
+            int(device) if str(device).isdecimal() else device: limit
+            for device, limit in own["max_memory"].items()
+        }
     return options | {name: value for name, value in own.items() if name not in _SHARED}
 
 
@@ -175,33 +249,48 @@ def _import_bitsandbytes() -> None:
     except Exception as error:
         raise MissingDependencyError(
             PROVIDER,
-            f"bitsandbytes is installed, but does not work here: {_first_line(error)}. "
+            f"bitsandbytes is installed, but does not work here: {_reason(error)}. "
             f"Load without load_in_8bit and load_in_4bit, or see `python -m bitsandbytes`",
             "bitsandbytes",
         ) from error
 
 
-def _explain(error: Exception, spec: LoadSpec) -> RiggingError:
+def _explain(error: Exception, spec: LoadSpec, what: str) -> RiggingError:
     known = [name for cause in _chain(error) for name in _class_names(cause)]
     for name, (kind, message) in _REASONS.items():
         if name in known:
+            text = message.format(what=what)
             retryable = kind is ProviderConnectionError
-            return kind(message, provider=PROVIDER, model=spec.model, retryable=retryable)
-    reason = _first_line(error)
+            return kind(text, provider=PROVIDER, model=spec.model, retryable=retryable)
     if isinstance(error, ImportError):
-        return MissingDependencyError(
-            PROVIDER,
-            f"transformers cannot load {spec.model!r} without a package: {reason}",
-            error.name or "",
-        )
+        return _missing(error, spec, what)
+    reason = _reason(error)
     if "trust_remote_code=True" in str(error) and not spec.trust_remote_code:
         reason = (
             "it comes with code of its own, which is run only with trust_remote_code=true. "
             "Look at the code first, and set it if you trust its authors"
         )
+    elif "SafetensorError" in known or (what == _GGUF and not _is_wordy(error)):
+        reason += ". The file may be broken: fetch it again"
     kind = ModelNotFoundError if isinstance(error, OSError) else BadRequestError
-    return kind(
-        f"transformers cannot load the model: {reason}", provider=PROVIDER, model=spec.model
+    return kind(f"transformers cannot load {what}: {reason}", provider=PROVIDER, model=spec.model)
+
+
+def _missing(error: ImportError, spec: LoadSpec, what: str) -> MissingDependencyError:
+    module, distribution = _ATTENTION.get(spec.attn_implementation or "", ("", ""))
+    if module and find_spec(module) is None:
+        return MissingDependencyError(
+            PROVIDER,
+            f"attn_implementation={spec.attn_implementation!r} needs the package "
+            f"{distribution!r}, which is not installed. Install it: `pip install {distribution}`, "
+            f"or leave attn_implementation out",
+            module,
+        )
+    named = _INSTALL.search(str(error))
+    return MissingDependencyError(
+        PROVIDER,
+        f"transformers cannot load {what} ({spec.model}) without a package: {_reason(error)}",
+        error.name or (named[1] if named else ""),
     )
 
 
@@ -215,6 +304,20 @@ def _class_names(error: BaseException) -> list[str]:
     return [cls.__name__ for cls in type(error).__mro__]
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _is_wordy(error: Exception) -> bool:
+    return isinstance(error, _WORDY) and not isinstance(error, _NOT_WORDY)
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, without a full stop: its first line, in most cases."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    text = lines[0] if lines else ""
+    if text.endswith(":"):  # of a list
+        text = " ".join(lines)
+    text = text.rstrip(". ")
+    if "ignore_mismatched_sizes" in text:
+        return "the weights have other shapes than the model; transformers' log lists them"
+    cls = type(error)
+    if text and (_is_wordy(error) or cls is Exception):
+        return text
+    return f"{cls.__name__}: {text}" if text else cls.__name__

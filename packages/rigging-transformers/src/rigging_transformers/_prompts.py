@@ -51,8 +51,13 @@ def read_template(given: str) -> str:
         given: The text itself, which has a brace in it, or the path of a file.
 
     Raises:
-        BadRequestError: If there is no such file, or it is no text.
+        BadRequestError: If it is empty, or there is no such file, or it is no text.
     """
+    if not given.strip():
+        raise BadRequestError(
+            "chat_template is empty: give Jinja text or the path of a file, or leave it out to "
+            "take the model's own"
+        )
     if "{" in given:
         return given
     path = Path(given).expanduser()

@@ -77,22 +77,25 @@ class LoadSpec:
     token: str | None = field(default=None, repr=False, compare=False)
 
 
-def locate(model: str, *, adapter: str | None = None, revision: str | None = None) -> Source:
+def locate(
+    model: str, *, adapter: str | None = None, revision: str | None = None, subfolder: str = ""
+) -> Source:
     """Find out what ``model`` and ``adapter`` name, and that paths hold what is needed.
 
     Args:
         model: A hub id such as ``org/name``, a directory, or a ``.gguf`` file.
         adapter: A hub id, or a directory.
         revision: Which state of the hub's model is wanted.
+        subfolder: Where in a directory the model is.
 
     Raises:
         ModelNotFoundError: If one is a path to nothing, a directory that lacks something,
             or neither a path nor a hub id; or if a path is to have a revision.
     """
-    source = _locate_model(model)
+    source = _locate_model(model, subfolder)
     if revision is not None and Path(model).expanduser().exists():
         raise _not_found(model, f"a path has no revision {revision!r}: only the hub's models have")
-    return source if adapter is None else source._replace(adapter=_locate_adapter(adapter))
+    return source if adapter is None else source._replace(adapter=_locate_adapter(adapter, model))
 
 
 def require_modules(spec: LoadSpec, source: Source) -> None:
@@ -115,10 +118,10 @@ def require_modules(spec: LoadSpec, source: Source) -> None:
         _require("bitsandbytes", option, "'rigging-transformers[quantization]'")
 
 
-def _locate_model(model: str) -> Source:
+def _locate_model(model: str, subfolder: str) -> Source:
     path = Path(model).expanduser()
     if path.is_dir():
-        _check_directory(path, model)
+        _check_directory(path, model, subfolder)
         return Source(str(path))
     is_gguf = path.suffix.lower() == ".gguf"
     if path.is_file():
@@ -132,24 +135,29 @@ def _locate_model(model: str) -> Source:
     return Source(model)
 
 
-def _locate_adapter(adapter: str) -> str:
+def _locate_adapter(adapter: str, model: str) -> str:
     path = Path(adapter).expanduser()
     if path.is_dir():
         if not _has_any(path, _ADAPTER_CONFIG):
-            raise _no_adapter(adapter, "the directory has no adapter_config.json")
+            raise _no_adapter(adapter, model, "the directory has no adapter_config.json")
         if not _has_any(path, _ADAPTER_WEIGHTS):
-            raise _no_adapter(adapter, "the directory has no adapter_model.safetensors or .bin")
+            raise _no_adapter(
+                adapter, model, "the directory has no adapter_model.safetensors or .bin"
+            )
         return str(path)
     if path.is_file():
-        raise _no_adapter(adapter, "an adapter is a directory, and this is a file")
+        raise _no_adapter(adapter, model, "an adapter is a directory, and this is a file")
     if _PATH.match(adapter):
-        raise _no_adapter(adapter, f"no such directory: {path.absolute()}")
+        raise _no_adapter(adapter, model, f"no such directory: {path.absolute()}")
     if not _HUB_ID.fullmatch(adapter):
-        raise _no_adapter(adapter, f"not a path that exists, and {_NO_HUB_ID}")
+        raise _no_adapter(adapter, model, f"not a path that exists, and {_NO_HUB_ID}")
     return adapter
 
 
-def _check_directory(path: Path, model: str) -> None:
+def _check_directory(path: Path, model: str, subfolder: str) -> None:
+    path /= subfolder
+    if not path.is_dir():
+        raise _not_found(model, f"the directory has no subfolder {subfolder!r}")
     if not _has_any(path, _CONFIG):
         files = sorted(path.glob("*.gguf"))
         hint = f" Name the file itself, e.g. {str(files[0])!r}." if files else ""
@@ -179,8 +187,8 @@ def _not_found(model: str, message: str) -> ModelNotFoundError:
     return ModelNotFoundError(message, provider=PROVIDER, model=model)
 
 
-def _no_adapter(adapter: str, message: str) -> ModelNotFoundError:
-    return _not_found(adapter, f"adapter {adapter!r}: {message}")
+def _no_adapter(adapter: str, model: str, message: str) -> ModelNotFoundError:
+    return _not_found(model, f"adapter {adapter!r}: {message}")
 
 
 def _require(module: str, what: str, install: str) -> None:
