@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from pydantic import ConfigDict
 
 import rigging as rg
 from rigging.error import InvalidGeneratorError, InvalidMessageError
+from rigging.testing import EchoGenerator
 from tests.core.providers import AllKinds, LiteLLM
 
 
@@ -201,3 +204,70 @@ def test_a_stream_ends_with_the_result_and_raises_its_failure() -> None:
 def test_params_that_are_none_are_refused(misuse: Any) -> None:
     with pytest.raises(rg.error.InvalidParamsError, match="expected GenerateParams, got"):
         misuse()
+
+
+# -- Keys beyond the fields --------------------------------------------------------------
+
+
+class Open(EchoGenerator):
+    model_config = ConfigDict(extra="allow")
+
+
+@pytest.fixture
+def open_generator() -> Iterator[type[Open]]:
+    with rg.register_generator("open", Open):
+        yield Open
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        pytest.param("32", 32, id="number"),
+        pytest.param("false", False, id="boolean"),
+        pytest.param("uni", "uni", id="text"),
+        pytest.param('"32"', "32", id="text-that-reads-as-a-number"),
+        pytest.param('{"a":[1%2C2]}', {"a": [1, 2]}, id="mapping"),
+    ],
+)
+@pytest.mark.usefixtures("open_generator")
+def test_a_class_that_takes_more_keys_reads_and_writes_them(written: str, value: object) -> None:
+    identifier = f"open!m,block={written},temperature=0.5"
+
+    generator = rg.get_generator(identifier)
+
+    assert generator.model_extra == {"block": value}
+    assert generator.params.temperature == 0.5
+    assert generator.to_identifier() == identifier
+    assert rg.get_generator(generator.to_identifier()) == generator
+    assert rg.get_generator("open!m,temperature=0.5") != generator
+    assert pickle.loads(pickle.dumps(generator)) == generator
+    assert copy.deepcopy(generator) == generator
+
+
+@pytest.mark.usefixtures("open_generator")
+def test_more_keys_are_names() -> None:
+    with pytest.raises(rg.error.InvalidIdentifierError, match=r"unknown key 'params\.block'"):
+        rg.get_generator("open!m,params.block=1")
+
+
+@pytest.mark.usefixtures("open_generator")
+def test_what_cannot_be_written_is_said() -> None:
+    with pytest.raises(rg.error.InvalidGeneratorError, match="cannot be written as an identifier"):
+        Open(model="m", block=object()).to_identifier()
+
+
+@pytest.mark.usefixtures("open_generator")
+def test_a_secret_among_more_keys_is_kept_and_shown_nowhere() -> None:
+    generator = rg.get_generator("open!m,hf_token=hf_planted,block=1")
+
+    assert generator.model_extra == {"hf_token": "hf_planted", "block": 1}
+    shown = [
+        repr(generator),
+        str(generator),
+        generator.to_identifier(),
+        str(generator.model_dump()),
+        generator.model_dump_json(),
+        str(pickle.dumps(generator)),
+    ]
+    assert not any("hf_planted" in text for text in shown)
+    assert all("block" in text for text in shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from rigging._fields import options_of
+from rigging._fields import Option, options_of, takes_more
 from rigging._text import nearest
 from rigging.error import InvalidGeneratorError, InvalidIdentifierError, InvalidParamsError
 from rigging.identifier import Identifier, decode_any, is_provider_name
@@ -13,7 +13,6 @@ from rigging.params import GenerateParams
 from rigging.registry import registry
 
 if TYPE_CHECKING:
-    from rigging._fields import Option
     from rigging._model import Model
 
 __all__ = ["DEFAULT_PROVIDER", "build"]
@@ -108,6 +107,9 @@ def _find_place(key: str, cls: type[Model]) -> _Place | None:
     name = key.removeprefix("params.")
     if name in shared:
         return _Place(shared[name], is_param=True)
+    if takes_more(cls) and key.isidentifier():
+        # The class knows which other names there are, and refuses the rest.
+        return _Place(Option(key), is_param=False)
     name, _, part = key.partition(".")
     # `extra` is that of the parameters, whatever the class has.
     is_param = name == "extra"

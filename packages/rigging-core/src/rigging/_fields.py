@@ -30,7 +30,7 @@ from rigging.identifier import (
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-__all__ = ["Option", "options_of", "write_options"]
+__all__ = ["Option", "options_of", "takes_more", "write_more", "write_options"]
 
 _Kind: TypeAlias = Literal["text", "list", "mapping", "any"]
 _SCALARS = {"string", "number", "integer", "boolean"}
@@ -40,9 +40,9 @@ class Option(NamedTuple):
     """How one field is written in an identifier."""
 
     field: str
-    kind: _Kind
-    nullable: bool
-    secret: bool
+    kind: _Kind = "any"
+    nullable: bool = False
+    secret: bool = False
     has_names: bool = False  # it may be a mapping of names, and a name may be a secret's
 
     def read(self, raw: str) -> Any:
@@ -98,6 +98,24 @@ def options_of(cls: type[Model]) -> dict[str, Option]:
     }
 
 
+def takes_more(cls: type[Model]) -> bool:
+    """Tell whether a model takes values under names that are no fields of its own."""
+    return cls.model_config.get("extra") == "allow"
+
+
+def write_more(model: Model) -> dict[str, str]:
+    """Encode the values under names that are no fields; secrets are left out.
+
+    Raises:
+        InvalidGeneratorError: If a value cannot be written as JSON.
+    """
+    values = without_secrets(model.model_extra or {})
+    try:
+        return {name: encode_any(values[name]) for name in sorted(values)}
+    except TypeError as error:
+        raise _unwritable(model, error) from error
+
+
 def write_options(model: Model, names: set[str]) -> dict[str, str]:
     """Encode the named fields that differ from their defaults; secrets are left out.
 
@@ -120,9 +138,7 @@ def write_options(model: Model, names: set[str]) -> dict[str, str]:
                 json.dumps(public, default=str, skipkeys=True, ensure_ascii=False).encode()
         values = model.model_dump(mode="json", include=changed)
     except PydanticSerializationError as error:
-        raise InvalidGeneratorError(
-            f"{type(model).__name__} cannot be written as an identifier: {error}"
-        ) from error
+        raise _unwritable(model, error) from error
     # In the order of declaration: an identifier does not depend on what was set first.
     return {
         key: raw
@@ -132,11 +148,17 @@ def write_options(model: Model, names: set[str]) -> dict[str, str]:
     }
 
 
+def _unwritable(model: Model, error: Exception) -> InvalidGeneratorError:
+    return InvalidGeneratorError(
+        f"{type(model).__name__} cannot be written as an identifier: {error}"
+    )
+
+
 def _option(name: str, field: FieldInfo) -> Option:
     try:
         schema = TypeAdapter(field.rebuild_annotation()).json_schema(mode="serialization")
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
-        return Option(name, "any", nullable=False, secret=field.exclude is True)
+        return Option(name, secret=field.exclude is True)
     branches = [_resolved(branch, schema) for branch in schema.get("anyOf", [schema])]
     values = [branch for branch in branches if branch.get("type") != "null"]
     secret = field.exclude is True or any(branch.get("writeOnly") for branch in values)

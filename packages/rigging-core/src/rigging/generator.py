@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 from pydantic import (
     ConfigDict,
     Field,
-    FieldSerializationInfo,
     PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
-    field_serializer,
+    model_serializer,
 )
 
 from rigging._building import DEFAULT_PROVIDER, build
-from rigging._fields import options_of, write_options
-from rigging._model import Model, without_secrets
+from rigging._fields import options_of, write_more, write_options
+from rigging._model import Model, is_secret, without_secrets
 from rigging._scheduler import Schedulers
 from rigging.chat import Chat, ChatPipeline
 from rigging.completion import Completion, CompletionPipeline
@@ -44,7 +43,7 @@ from rigging.registry import PLUGIN_API, Registration, registry
 from rigging.result import GeneratedMessage, GeneratedText
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
 __all__ = [
     "DEFAULT_PROVIDER",
@@ -60,6 +59,7 @@ __all__ = [
 _OWN_FIELDS: Final = frozenset({"model", "api_key", "params"})
 
 _SelfT = TypeVar("_SelfT", bound="Generator")
+_NameT = TypeVar("_NameT", str, str | None)
 
 
 class Generator(Model):
@@ -69,6 +69,10 @@ class Generator(Model):
     in order; an exception in the returned list is that item's failure and nobody else's;
     each item has its own params, which override what the generator holds
     (``self.params.merge_with(own)``); nothing is mutated; the event loop is never blocked.
+
+    A subclass whose ``model_config`` has ``extra="allow"`` takes other keys of an identifier,
+    too: it finds them in ``model_extra``, read as ``extra.NAME`` is, and refuses those that it
+    does not know. What stands there under a secret's name is never shown, dumped or pickled.
 
     ``batch_size``, an attribute or a field of the subclass, says how many requests one
     call may carry: None, or no such attribute, all that are waiting; 1 each on its own,
@@ -349,29 +353,23 @@ class Generator(Model):
         return _restore, (type(self), self._values())
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, self._public(name, value)
+        return self._shown(super().__repr_args__())
 
-    @field_serializer("*", mode="wrap")
-    def _dump_without_secrets(
-        self,
-        value: Any,
-        handler: SerializerFunctionWrapHandler,
-        info: FieldSerializationInfo,
-    ) -> Any:
-        return self._public(info.field_name, handler(value))
+    @model_serializer(mode="wrap")
+    def _dump_without_secrets(self, dump: SerializerFunctionWrapHandler) -> dict[str | None, Any]:
+        return dict(self._shown(dump(self).items()))
 
     def _values(self) -> dict[str, Any]:
-        return {
-            name: self._public(name, value)
-            for name, value in self.__dict__.items()
-            if name != "api_key"
-        }
+        values = {**self.__dict__, **(self.model_extra or {})}
+        return {name: value for name, value in self._shown(values.items()) if name != "api_key"}
 
-    def _public(self, name: str | None, value: Any) -> Any:
-        """Return a field's value without the secrets that stand in it under their names."""
-        option = options_of(type(self)).get(name or "")
-        return value if option is None else option.public(value)
+    def _shown(self, values: Iterable[tuple[_NameT, Any]]) -> Iterator[tuple[_NameT, Any]]:
+        """Leave out the secrets that stand under their names, in fields and beside them."""
+        options, secret = options_of(type(self)), _secrets(self)
+        for name, value in values:
+            if name not in secret:
+                option = options.get(name or "")
+                yield name, without_secrets(value) if option is None else option.public(value)
 
     def _options(self, params: GenerateParams) -> dict[str, str]:
         own = write_options(self, set(type(self).model_fields) - _OWN_FIELDS)
@@ -382,12 +380,18 @@ class Generator(Model):
         extra = {f"extra.{name}": encode_any(public[name]) for name in sorted(public)}
         return (
             own
+            | write_more(self)
             | {f"params.{name}" if name in hidden else name: raw for name, raw in shared.items()}
             | extra
         )
 
 
 registry.contract = Generator
+
+
+def _secrets(generator: Generator) -> set[str]:
+    """Return the names that are no fields and hold what must never be shown."""
+    return {name for name in generator.model_extra or () if is_secret(name)}
 
 
 def _restore(cls: type[Generator], values: dict[str, Any]) -> Generator:
