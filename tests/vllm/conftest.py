@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from rigging import GenerateParams
 from rigging_vllm import VLLMGenerator
+from tests.support.lora_adapter import make_lora_adapter
 from tests.support.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ SMALL: Final[dict[str, Any]] = {
     "enforce_eager": True,
     "max_model_len": MAX_MODEL_LEN,
     "max_num_seqs": 8,
+    "block_size": 32,  # so that short prompts, too, are found in the cache of prefixes
+    # In the engine's process: a worker of its own would import everything once more.
+    "distributed_executor_backend": "uni",
 }
 
 # What vLLM, and torch under it, say about their own insides while they are imported or start.
@@ -29,13 +33,14 @@ _OF_VLLM: Final = (
     ("`torch.jit.script_method` is deprecated", "DeprecationWarning"),
     ("max_rollback_tokens is deprecated", "DeprecationWarning"),  # breaks structured outputs
     ("`torch.distributed.reduce_op` is deprecated", "FutureWarning"),
+    ("Unclosed context <zmq", "ResourceWarning"),  # an engine's that has been shut down
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for message, category in _OF_VLLM:
         config.addinivalue_line("filterwarnings", f"ignore:{message}:{category}")
-    # In the test's own process, unless told otherwise: one of its own costs minutes.
+    # For `vllm.LLM`: in the test's own process, because one of its own costs minutes.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 
@@ -45,9 +50,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared(tiny_model: Path) -> Iterator[VLLMGenerator]:
+def shared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMGenerator]:
     """One engine for all tests that need no other."""
-    generator = VLLMGenerator(model=str(tiny_model), **SMALL)
+    adapter = make_lora_adapter(tmp_path_factory.mktemp("adapter"))
+    adapters = {"noisy": str(adapter), "gone": str(adapter / "nothing")}
+    generator = VLLMGenerator(model=str(tiny_model), lora_modules=adapters, **SMALL)
     yield generator
     generator.unload()
 
@@ -57,8 +64,14 @@ def generator(shared: VLLMGenerator) -> VLLMGenerator:
     return shared
 
 
-@pytest.fixture
-def mine(shared: VLLMGenerator) -> VLLMGenerator:
-    """A generator around an engine that exists already."""
-    llm = shared.load()._engine._own
-    return VLLMGenerator.from_obj("mine", llm, params=GenerateParams(temperature=0))
+@pytest.fixture(scope="session")
+def llm(tiny_model: Path) -> Any:
+    """A `vllm.LLM` of the caller's own."""
+    import vllm
+
+    return vllm.LLM(str(tiny_model), **SMALL)
+
+
+def engine_processes() -> list[multiprocessing.process.BaseProcess]:
+    """Return vLLM's processes that run below this one."""
+    return [child for child in multiprocessing.active_children() if child.name == "EngineCore"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 import warnings
@@ -15,6 +16,8 @@ from rigging.error import UnsupportedParameterWarning
 from tests.vllm.conftest import MAX_MODEL_LEN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rigging_vllm import VLLMGenerator
 
 GREEDY = rg.GenerateParams(temperature=0, max_tokens=8)
@@ -122,22 +125,34 @@ def test_log_probabilities_are_kept(generator: VLLMGenerator) -> None:
     assert result.extra["cumulative_logprob"] < 0
 
 
-def test_structured_outputs_are_honoured(generator: VLLMGenerator) -> None:
-    params = rg.GenerateParams(extra={"structured_outputs": {"choice": ["yes", "no"]}})
+@pytest.mark.parametrize(
+    ("wanted", "matches"),
+    [
+        ({"choice": ["yes", "no"]}, "yes|no"),
+        ({"regex": "[ab]{3}c"}, "[ab]{3}c"),
+        ({"grammar": 'root ::= "x" | "y"'}, "x|y"),
+        (
+            {"json": {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}},
+            r'\{\s*"n"\s*:\s*[12]\s*\}',
+        ),
+    ],
+    ids=["choice", "regex", "grammar", "json"],
+)
+def test_structured_outputs_are_honoured(
+    generator: VLLMGenerator, wanted: dict[str, Any], matches: str
+) -> None:
+    params = rg.GenerateParams(extra={"structured_outputs": wanted})
 
-    assert texts_of(generator, ["Well?"], params)[0].text in {"yes", "no"}
+    assert re.fullmatch(matches, texts_of(generator, ["Well?"], params)[0].text)
 
 
-@pytest.mark.filterwarnings("error:max_rollback_tokens is deprecated")
-def test_a_request_that_vllm_gives_up_on_is_a_failure(generator: VLLMGenerator) -> None:
-    # The warning breaks the compilation of the grammar.
-    params = rg.GenerateParams(extra={"structured_outputs": {"choice": ["left", "right"]}})
+def test_a_prompt_that_was_read_before_is_counted(generator: VLLMGenerator) -> None:
+    prompt = "Sixteen tokens make a block, and whole blocks are kept: " * 2
 
-    bad, good = texts_of(generator, ["Well?", "One"], params, GREEDY)
+    first, again = (texts_of(generator, [prompt], GREEDY)[0].usage for _ in range(2))
 
-    assert isinstance(bad, rg.error.ProviderServerError)
-    assert "vLLM gave up on the request" in str(bad)
-    assert isinstance(good, rg.GeneratedText)
+    assert first.cached_tokens == 0
+    assert 0 < again.cached_tokens < again.input_tokens
 
 
 @pytest.mark.parametrize(
@@ -151,15 +166,125 @@ def test_a_request_that_vllm_gives_up_on_is_a_failure(generator: VLLMGenerator) 
     ],
 )
 def test_what_cannot_be_honoured_is_named_once(
-    mine: VLLMGenerator, params: dict[str, Any], names: list[str]
+    generator: VLLMGenerator, params: dict[str, Any], names: list[str]
 ) -> None:
+    generator._warned.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnsupportedParameterWarning)
         for _ in range(2):
-            asyncio.run(mine.chat("Hi").with_(GREEDY).with_(**params).run_many(2))
+            asyncio.run(generator.chat("Hi").with_(GREEDY).with_(**params).run_many(2))
 
     told = [str(w.message) for w in caught if issubclass(w.category, UnsupportedParameterWarning)]
-    assert told == [f"vllm!mine does not take {name!r}: it is left out" for name in names]
+    assert told == [
+        f"vllm!{generator.model} does not take {name!r}: it is left out" for name in names
+    ]
+
+
+# -- LoRA adapters -----------------------------------------------------------------------
+
+
+def test_each_request_chooses_its_adapter(generator: VLLMGenerator) -> None:
+    noisy = GREEDY.merge_with(rg.GenerateParams(extra={"lora": "noisy"}))
+
+    mixed = texts_of(generator, ["One two"] * 4, GREEDY, noisy, GREEDY, noisy)
+    (plain,), (adapted,) = (texts_of(generator, ["One two"], own) for own in (GREEDY, noisy))
+
+    assert plain.text != adapted.text
+    assert [result.text for result in mixed] == [plain.text, adapted.text] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        pytest.param("nosy", "no LoRA adapter is named 'nosy'", id="unknown"),
+        pytest.param("gone", "'gone' cannot be loaded from", id="not-there"),
+    ],
+)
+def test_an_adapter_that_cannot_be_had_fails_its_request_only(
+    generator: VLLMGenerator, name: str, why: str
+) -> None:
+    lost = GREEDY.merge_with(rg.GenerateParams(extra={"lora": name}))
+
+    bad, good = texts_of(generator, ["One", "Two"], lost, GREEDY)
+
+    assert isinstance(good, rg.GeneratedText)
+    with pytest.raises(rg.error.BadRequestError, match=why):
+        raise bad
+
+
+# -- Streams -----------------------------------------------------------------------------
+
+
+def stream_of(generator: VLLMGenerator, text: str, params: rg.GenerateParams) -> list[Any]:
+    async def pieces() -> list[Any]:
+        return [piece async for piece in generator.stream_texts(text, params)]
+
+    return asyncio.run(pieces())
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"logprobs": 2}, id="with-log-probabilities"),
+        pytest.param({"stream_interval": 4}, id="in-larger-pieces"),
+    ],
+)
+def test_the_pieces_of_a_stream_add_up_to_what_a_call_gives(
+    generator: VLLMGenerator, extra: dict[str, Any]
+) -> None:
+    params = rg.GenerateParams(temperature=0, max_tokens=40, extra=extra)
+    texts_of(generator, ["One two"], params)  # so that both find the prompt in the cache
+
+    *pieces, last = stream_of(generator, "One two", params)
+
+    assert len(pieces) > 2
+    assert "".join(pieces) == last.text
+    assert [last] == texts_of(generator, ["One two"], params)
+
+
+def test_a_stream_gives_nothing_of_a_stop_text(generator: VLLMGenerator) -> None:
+    whole = texts_of(generator, ["One two"], GREEDY)[0].text
+    stop = whole[3:5]
+
+    *pieces, last = stream_of(generator, "One two", GREEDY.merge_with(rg.GenerateParams(stop=stop)))
+
+    assert "".join(pieces) == last.text == whole.partition(stop)[0]
+    assert last.stop_reason is rg.StopReason.stop
+
+
+def test_a_conversation_is_streamed(generator: VLLMGenerator) -> None:
+    async def stream() -> str:
+        chunks = generator.chat("Hi").with_(GREEDY).stream()
+        return "".join([chunk async for chunk in chunks if isinstance(chunk, str)])
+
+    assert asyncio.run(stream()) == asyncio.run(generator.chat("Hi").with_(GREEDY).run()).last.text
+
+
+def test_a_stream_that_fails_raises(generator: VLLMGenerator) -> None:
+    with pytest.raises(rg.error.ContextLengthError, match=f"{MAX_MODEL_LEN} tokens"):
+        stream_of(generator, TOO_LONG, GREEDY)
+    with pytest.raises(rg.error.ProviderTimeoutError, match="no answer within"):
+        stream_of(generator, "One", rg.GenerateParams(timeout=0.05, extra={"ignore_eos": True}))
+
+
+def test_a_stream_that_is_left_is_aborted(generator: VLLMGenerator) -> None:
+    async def leave() -> None:
+        stream = generator.stream_texts("One", rg.GenerateParams(extra={"ignore_eos": True}))
+        await anext(stream)
+        await stream.aclose()
+
+    asyncio.run(leave())
+
+    llm = generator._engine._worker._llm  # type: ignore[attr-defined]
+    wait_until(lambda: llm.get_num_unfinished_requests() == 0, 5)
+
+
+def wait_until(holds: Callable[[], bool], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {limit_s} s"
+        time.sleep(0.005)
 
 
 # -- One item's failure ------------------------------------------------------------------
@@ -282,6 +407,27 @@ def test_the_event_loop_is_not_blocked(generator: VLLMGenerator) -> None:
         return sorted(pauses)[len(pauses) // 2]
 
     assert asyncio.run(longest_pause()) < 0.1
+
+
+def test_many_requests_with_params_of_their_own_run_at_once(generator: VLLMGenerator) -> None:
+    lengths = [1 + number % 7 for number in range(200)]
+
+    async def ask_all() -> list[rg.Completion]:
+        calls = [
+            generator.complete(f"Number {number}")
+            .with_(max_tokens=length, temperature=number % 2, seed=number)
+            .with_(extra={"ignore_eos": True})
+            .run()
+            for number, length in enumerate(lengths)
+        ]
+        return await asyncio.gather(*calls)
+
+    completions = asyncio.run(ask_all())
+
+    counted = [completion.usage.output_tokens for completion in completions if completion.usage]
+    assert counted == lengths
+    again = asyncio.run(ask_all())
+    assert [one.generated for one in completions] == [one.generated for one in again]
 
 
 def test_callers_on_several_event_loops_share_the_engine(generator: VLLMGenerator) -> None:

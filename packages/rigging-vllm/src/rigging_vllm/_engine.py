@@ -1,123 +1,173 @@
-"""The engine of one generator: a thread that owns a `vllm.LLM` and runs every batch.
+"""The engine of one generator, as its callers see it.
 
-All that touches vLLM happens in that one thread, in the order in which it was asked for.
-So loading, generating and unloading never meet, whichever threads and event loops they
-are asked for from, and no event loop ever waits.
+Callers live on any number of event loops and threads. What they ask in one turn of their
+loop goes over to the engine together, as tickets, and what comes back goes to each loop in
+one call.
 """
 
 from __future__ import annotations
 
+import abc
 import asyncio
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event, Lock
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+import itertools
+import threading
+import weakref
+from typing import TYPE_CHECKING
 
-from rigging_vllm._batch import run
-from rigging_vllm._loading import build, free_memory, library, shut_down
+from rigging.error import RiggingError
+from rigging_vllm._spawning import end_if_spawned
+from rigging_vllm._ticket import Ticket
+from rigging_vllm._worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
-    from rigging_vllm._batch import Request, Result
+    from rigging_vllm._request import Answer, Request, Result
+    from rigging_vllm._spec import EngineSpec
 
-__all__ = ["Engine"]
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+__all__ = ["Engine", "OwnEngine"]
 
 
-class Engine:
-    """Loads on first use, answers requests, and gives the memory back on demand.
+class Engine(abc.ABC):
+    """Answers requests from any event loop."""
 
-    Args:
-        borrowed: A `vllm.LLM` that is the caller's own: used as it is, never shut down.
-    """
+    #: Whether the engine is the caller's own: used as it is, never shut down.
+    is_borrowed = True
 
-    def __init__(self, borrowed: Any = None) -> None:
-        self._borrowed = borrowed
-        self._own: Any = None
-        self._arguments: Mapping[str, Any] | None = None
-        self._thread: ThreadPoolExecutor | None = None
-        self._starting = Lock()
+    def __init__(self) -> None:
+        # What came in the current turn of an event loop.
+        self._gathered: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Ticket]] = (
+            weakref.WeakKeyDictionary()
+        )
 
-    @property
-    def is_borrowed(self) -> bool:
-        """Whether the model is the caller's own."""
-        return self._borrowed is not None
+    @abc.abstractmethod
+    def twin(self) -> Engine:
+        """Return an engine for a copy of the generator."""
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Engine:
-        # A borrowed engine still has one thread only; an own one is built anew.
-        return self if self.is_borrowed else Engine()
+    @abc.abstractmethod
+    def load(self, spec: EngineSpec) -> None:
+        """Start the engine, unless it runs. Blocks until it does."""
 
-    def load(self, arguments: Mapping[str, Any]) -> None:
-        """Build the engine, unless it is there. Blocks until it is.
+    @abc.abstractmethod
+    def unload(self) -> None:
+        """Shut the engine down once the requests before are answered. Blocks until then."""
 
-        Args:
-            arguments: Of `vllm.LLM`. Others than before build another one.
+    @abc.abstractmethod
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Have tickets answered. Does not wait for that."""
+
+    def __deepcopy__(self, memo: object) -> Engine:
+        return self.twin()
+
+    async def run(self, spec: EngineSpec, requests: Sequence[Request]) -> list[Result]:
+        """Answer requests, starting the engine first if need be.
+
+        Cancelling the caller aborts them.
+
+        Returns:
+            One answer or failure per request, in order.
+        """
+        tickets = [Ticket(request, spec) for request in requests]
+        self._gather(tickets)
+        try:
+            return [await ticket.answer for ticket in tickets]
+        finally:
+            for ticket in tickets:
+                ticket.close()
+
+    async def stream(
+        self, spec: EngineSpec, request: Request
+    ) -> AsyncGenerator[str | Answer, None]:
+        """Answer one request piece by piece; the answer comes last.
+
+        Raises:
+            RiggingError: If it fails.
+        """
+        ticket = Ticket(request, spec, streams=True)
+        self._gather([ticket])
+        try:
+            while (piece := await ticket.pieces.get()) is not None:
+                yield piece
+            answer = await ticket.answer
+        finally:
+            ticket.close()
+        if isinstance(answer, RiggingError):
+            raise answer
+        yield answer
+
+    def _gather(self, tickets: Sequence[Ticket]) -> None:
+        loop = asyncio.get_running_loop()
+        gathered = self._gathered.setdefault(loop, [])
+        if not gathered:
+            loop.call_soon(self._submit_gathered, gathered)
+        gathered += tickets
+
+    def _submit_gathered(self, gathered: list[Ticket]) -> None:
+        tickets = gathered.copy()
+        gathered.clear()
+        self.submit(tickets)
+
+
+class OwnEngine(Engine):
+    """Starts an `AsyncLLM` on first use, and another after a crash or with other arguments."""
+
+    is_borrowed = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+        # Ends the worker when nobody can use it any more.
+        self._finalizer: weakref.finalize[[], OwnEngine] | None = None
+
+    def twin(self) -> OwnEngine:
+        """Return an engine for a copy of the generator: it starts one of its own."""
+        return OwnEngine()
+
+    def load(self, spec: EngineSpec) -> None:
+        """Start the engine, unless it runs. Blocks until it does.
 
         Raises:
             RiggingError: If it cannot be had; see `rigging_vllm._loading.build`.
         """
-        self._submit(self._ensure, arguments).result()
+        self._check()
+        with self._lock:
+            worker = self._worker
+            if worker is None or worker.spec != spec or not worker.is_usable():
+                worker = self._start(spec)
+        worker.loaded.result()
 
     def unload(self) -> None:
-        """Shut the engine down once the requests before have been answered. Blocks until then."""
-        if self._thread is not None:
-            self._submit(self._free).result()
+        """Shut the engine down once the requests before are answered. Blocks until then."""
+        worker = self._worker
+        if worker is not None:
+            worker.retire()
+            worker.join()
 
-    async def run(self, arguments: Mapping[str, Any], requests: Sequence[Request]) -> list[Result]:
-        """Answer requests, building the engine first if need be.
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Have tickets answered. Does not wait for that."""
+        with self._lock:
+            for spec, group in itertools.groupby(tickets, key=lambda ticket: ticket.spec):
+                mine = list(group)
+                worker = self._worker
+                if worker is None or worker.spec != spec or not worker.put(mine):
+                    self._start(spec, mine)
 
-        Cancelling the caller aborts its requests within one step of the engine.
+    def _gather(self, tickets: Sequence[Ticket]) -> None:
+        self._check()
+        super()._gather(tickets)
 
-        Raises:
-            RiggingError: As `load`.
-        """
-        gone = Event()
-        future = self._submit(self._answer, arguments, requests, gone.is_set)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            gone.set()
-            raise
+    def _check(self) -> None:
+        if self._worker is None:
+            end_if_spawned()
 
-    # -- In the calling thread -----------------------------------------------------------
-
-    def _submit(self, task: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        with self._starting:
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="rigging-vllm")
-            return self._thread.submit(task, *args, **kwargs)
-
-    # -- In the engine's thread ----------------------------------------------------------
-
-    def _answer(
-        self,
-        arguments: Mapping[str, Any],
-        requests: Sequence[Request],
-        cancelled: Callable[[], bool],
-    ) -> list[Result]:
-        llm = self._ensure(arguments)
-        results, broken = run(llm, library(), requests, arguments["model"], cancelled)
-        if broken:
-            del llm
-            self._free()  # the next request builds a new one
-        return results
-
-    def _ensure(self, arguments: Mapping[str, Any]) -> Any:
-        if self._borrowed is not None:
-            return self._borrowed
-        # A field that was assigned since makes it another engine.
-        if arguments != self._arguments:
-            self._free()
-        if self._own is None:
-            self._own = build(arguments)
-            self._arguments = arguments
-        return self._own
-
-    def _free(self) -> None:
-        if self._own is None:
-            return
-        shut_down(self._own)
-        self._own = None
-        free_memory()
+    def _start(self, spec: EngineSpec, tickets: Sequence[Ticket] = ()) -> Worker:
+        before = self._worker
+        if before is not None:
+            before.retire()
+        self._worker = worker = Worker(spec, before, tickets)
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, worker.retire)
+        self._finalizer.atexit = False  # the worker sees to that
+        return worker

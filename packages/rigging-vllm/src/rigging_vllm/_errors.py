@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Final
 
@@ -16,8 +17,9 @@ from rigging.error import (
     RiggingError,
 )
 from rigging_vllm._source import PROVIDER
+from rigging_vllm._spawning import NO_GUARD, take_note
 
-__all__ = ["load_error", "placed", "request_error"]
+__all__ = ["fresh", "load_error", "placed", "request_error"]
 
 _TOO_LONG: Final = re.compile(r"maximum (?:context|model) length", re.IGNORECASE)
 _NO_TEMPLATE: Final = re.compile(r"chat template", re.IGNORECASE)
@@ -26,12 +28,25 @@ _NO_TEMPLATE: Final = re.compile(r"chat template", re.IGNORECASE)
 _REFUSED: Final = ("VLLMClientError", "TemplateError", "ValueError", "TypeError", "AttributeError")
 
 
-def request_error(error: Exception, model: str) -> RiggingError:
-    """Return the error for what refused one request before it ran."""
+def request_error(error: BaseException, model: str) -> RiggingError:
+    """Return the error for what one request failed with; the original is its cause."""
+    name = type(error).__name__
+    # An engine that runs wraps whatever it did not expect.
+    if name == "EngineGenerateError" and error.__cause__ is not None:
+        error = error.__cause__
+    made = _request_error(error)
+    made.__cause__ = error
+    return placed(made, model)
+
+
+def _request_error(error: BaseException) -> GenerationError:
     names = {cls.__name__ for cls in type(error).__mro__}
-    text = str(error)
+    # Without the facts that vLLM's own errors append to their text.
+    text = str(error.args[0]) if error.args else str(error)
     made: GenerationError
-    if names.isdisjoint(_REFUSED):
+    if "EngineDeadError" in names:
+        made = ProviderServerError("vLLM's engine has died while it worked; its log says why")
+    elif names.isdisjoint(_REFUSED):
         made = ProviderServerError(f"vLLM failed: {type(error).__name__}: {text}")
     elif getattr(error, "parameter", None) == "input_tokens" or _TOO_LONG.search(text):
         made = ContextLengthError(text)
@@ -41,7 +56,7 @@ def request_error(error: Exception, model: str) -> RiggingError:
         )
     else:
         made = BadRequestError(f"vLLM refuses the request: {text}")
-    return placed(made, model)
+    return made
 
 
 def load_error(error: Exception, model: str) -> RiggingError:
@@ -53,6 +68,8 @@ def load_error(error: Exception, model: str) -> RiggingError:
         made = ModelNotFoundError(f"vLLM cannot get the model: {error}")
     elif isinstance(error, (ValueError, TypeError)):
         made = InvalidGeneratorError(f"vLLM cannot load {model!r} as asked: {error}")
+    elif take_note():
+        made = InvalidGeneratorError(NO_GUARD)
     else:
         made = ProviderServerError(f"vLLM failed to load: {type(error).__name__}: {error}")
     return placed(made, model)
@@ -63,6 +80,13 @@ def placed(error: RiggingError, model: str) -> RiggingError:
     if isinstance(error, GenerationError):
         error.provider, error.model = PROVIDER, model
     return error
+
+
+def fresh(error: RiggingError) -> RiggingError:
+    """Return an equal error, because several requests cannot share one traceback."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 def _missing(module: str) -> MissingDependencyError:

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from rigging.error import InvalidGeneratorError, RiggingError, UnsupportedParameterWarning
 from rigging.generator import Generator
 from rigging.params import GenerateParams
 from rigging.result import GeneratedMessage, GeneratedText
-from rigging_vllm._batch import Answer, Request
-from rigging_vllm._engine import Engine
+from rigging_vllm._arguments import engine_arguments, unknown_name
+from rigging_vllm._borrowed import BorrowedAsyncLLM, BorrowedLLM
+from rigging_vllm._engine import Engine, OwnEngine
+from rigging_vllm._request import Answer, Request
 from rigging_vllm._results import facts, text_of
 from rigging_vllm._sampling import UNSUPPORTED
 from rigging_vllm._source import PROVIDER
+from rigging_vllm._spec import EngineSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
     from rigging.message import Message
-    from rigging_vllm._batch import Result
 
 __all__ = ["VLLMGenerator"]
 
-_OURS: Final = frozenset({"api_key", "params"})
-_ENGINE_METHODS: Final = ("enqueue", "enqueue_chat", "get_default_sampling_params")
+# Fields that are no engine arguments, or not as they are.
+_OURS: Final = frozenset({"model", "api_key", "params", "lora_modules"})
+
+_ResultT = TypeVar("_ResultT", GeneratedMessage, GeneratedText)
 
 
 class VLLMGenerator(Generator):
     """A model that vLLM runs on this machine.
 
-    ``model`` is a hub id, a directory, or a ``.gguf`` file. vLLM is imported and the engine
-    started by the first request, or by `load`; the fields are vLLM's engine arguments of
-    the same name, and None leaves one to vLLM. All requests of a call are one batch for
-    the engine; calls run one after the other.
+    ``model`` is a hub id, a directory, or a ``.gguf`` file. vLLM is imported and its engine
+    started, in a process of its own, by the first request, or by `load`. The fields are its
+    arguments under vLLM's names; any other is given by its own name, too, such as
+    ``block_size=32``. None leaves one to vLLM. One engine serves
+    all requests, whichever calls, threads and event loops they come from: each joins the
+    batch that runs, and leaves it when it is answered. An engine that has died fails the
+    requests that it had, and the next request starts another.
 
     Conversations go through the model's chat template. What ``extra`` holds goes to
-    vLLM's ``SamplingParams`` under its own name. Without ``max_tokens`` an answer may fill
-    the context. A model's calls of tools come back as the text that it wrote.
+    vLLM's ``SamplingParams`` under its own name, such as ``extra.min_p=0.1``; ``extra.lora``
+    names a LoRA adapter. Without ``max_tokens`` an answer may fill the context. ``timeout``
+    counts from the call, waiting and loading included. A model's calls of tools come back
+    as the text that it wrote.
 
     Attributes:
         dtype: Type of weights and activations; ``auto`` is what the model's files say.
@@ -52,7 +61,12 @@ class VLLMGenerator(Generator):
         pipeline_parallel_size: Groups of GPUs that share the layers.
         max_model_len: Most tokens of prompt and answer together.
         max_num_seqs: Most requests that the engine advances at once.
+        seed: Of the engine, for sampling without a seed of its own. A request's is
+            ``params.seed``.
         revision: Branch, tag or commit of a model on the hub.
+        lora_modules: LoRA adapters: name to directory or hub id. A request chooses one by
+            ``extra.lora=NAME``.
+        api_key: A hub token, for gated and private models.
 
     Raises:
         RiggingError: At the first request or `load`: `ModelNotFoundError`,
@@ -68,8 +82,11 @@ class VLLMGenerator(Generator):
         vLLM documentation, "Offline inference" and "Engine arguments".
     """
 
+    model_config = ConfigDict(extra="allow")
+
     plugin_api: ClassVar[int] = 1
-    batch_size: ClassVar[int | None] = None
+    # The engine makes batches of the calls, and each call ends by itself.
+    batch_size: ClassVar[int | None] = 1
 
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = "auto"
     quantization: str | None = None
@@ -80,34 +97,65 @@ class VLLMGenerator(Generator):
     pipeline_parallel_size: int = Field(default=1, ge=1)
     max_model_len: int | None = Field(default=None, ge=1)
     max_num_seqs: int | None = Field(default=None, ge=1)
+    seed: int | None = None
     revision: str | None = None
+    lora_modules: dict[str, str] = Field(default_factory=dict)
 
-    _engine: Engine = PrivateAttr(default_factory=Engine)
+    _engine: Engine = PrivateAttr(default_factory=OwnEngine)
     _warned: set[str] = PrivateAttr(default_factory=set)
+
+    def __init__(self, **data: Any) -> None:
+        for name in data:
+            self._refuse_unknown(name)
+        super().__init__(**data)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            self._refuse_unknown(name)
+        super().__setattr__(name, value)
 
     @classmethod
     def from_obj(
-        cls, model: str, llm: Any, *, params: GenerateParams | None = None
+        cls,
+        model: str,
+        llm: Any,
+        *,
+        params: GenerateParams | None = None,
+        lora_modules: Mapping[str, str] | None = None,
     ) -> VLLMGenerator:
         """Wrap an engine that exists already.
 
-        The engine stays the caller's: `unload` leaves it alone. While a request runs,
-        nobody else may use it. Such a generator cannot be pickled, since an engine cannot.
+        The engine stays the caller's: `unload` leaves it alone. Such a generator cannot be
+        pickled, since an engine cannot.
+
+        An ``AsyncLLM`` answers on its own event loop, which has to run, wherever requests
+        come from; so nothing on that loop may wait for it by the ``…_sync`` methods. With an
+        ``LLM``, what waits goes out as one batch from a thread, and nobody else may use it
+        meanwhile; its streams come in one piece.
 
         Args:
             model: Its name, for the identifier and for errors.
-            llm: A ``vllm.LLM``.
+            llm: A ``vllm.LLM``, or a ``vllm.v1.engine.async_llm.AsyncLLM``.
             params: Generation parameters that hold unless a call overrides them.
+            lora_modules: LoRA adapters by name, for an engine with ``enable_lora``.
 
         Raises:
-            InvalidGeneratorError: If ``llm`` is no ``vllm.LLM``.
+            InvalidGeneratorError: If ``llm`` is neither.
         """
-        if isinstance(llm, type) or not all(hasattr(llm, name) for name in _ENGINE_METHODS):
+        engine: Engine
+        if not isinstance(llm, type) and hasattr(llm, "llm_engine") and hasattr(llm, "enqueue"):
+            engine = BorrowedLLM(llm)
+        elif not isinstance(llm, type) and hasattr(llm, "output_handler"):
+            engine = BorrowedAsyncLLM(llm)
+        else:
             raise InvalidGeneratorError(
-                f"from_obj() takes a vllm.LLM, got {type(llm).__module__}.{type(llm).__name__}"
+                f"from_obj() takes a vllm.LLM or an AsyncLLM, got "
+                f"{type(llm).__module__}.{type(llm).__name__}"
             )
-        generator = cls(model=model, params=params or GenerateParams())
-        generator._engine = Engine(llm)
+        generator = cls(
+            model=model, params=params or GenerateParams(), lora_modules=dict(lora_modules or {})
+        )
+        generator._engine = engine
         return generator
 
     def load(self) -> VLLMGenerator:
@@ -116,7 +164,7 @@ class VLLMGenerator(Generator):
         Raises:
             RiggingError: As the class says.
         """
-        self._engine.load(self._engine_arguments())
+        self._engine.load(self._spec())
         return self
 
     def unload(self) -> VLLMGenerator:
@@ -138,18 +186,10 @@ class VLLMGenerator(Generator):
             params: Override the generator's own; one per conversation.
 
         Returns:
-            One result per conversation, in order; an error is that item's failure.
-
-        Raises:
-            RiggingError: If the engine cannot be started.
+            One result or failure per conversation, in order; an engine that cannot be
+            started fails each.
         """
-        results = await self._run(map(tuple, messages), params)
-        return [
-            GeneratedMessage.from_text(text_of(result.output), **facts(result.output))
-            if isinstance(result, Answer)
-            else result
-            for result in results
-        ]
+        return await self._generate(map(tuple, messages), params, GeneratedMessage)
 
     async def generate_texts(
         self, texts: Sequence[str], params: Sequence[GenerateParams]
@@ -161,18 +201,60 @@ class VLLMGenerator(Generator):
             params: Override the generator's own; one per text.
 
         Returns:
-            One result per text, in order; an error is that item's failure.
+            One result or failure per text, in order; an engine that cannot be started
+            fails each.
+        """
+        return await self._generate(texts, params, GeneratedText)
+
+    async def stream_messages(
+        self, messages: Sequence[Message], params: GenerateParams
+    ) -> AsyncGenerator[str | GeneratedMessage, None]:
+        """Continue one conversation, piece by piece.
+
+        Closing the stream, or cancelling its reader, aborts the request.
+
+        Args:
+            messages: The conversation.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text: whole characters, and nothing of a stop text. Then the
+            finished result.
 
         Raises:
-            RiggingError: If the engine cannot be started.
+            RiggingError: If the engine cannot be started, or the request fails.
         """
-        results = await self._run(texts, params)
-        return [
-            GeneratedText.from_text(text_of(result.output), **facts(result.output))
-            if isinstance(result, Answer)
-            else result
-            for result in results
-        ]
+        pieces = self._stream(tuple(messages), params, GeneratedMessage)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    async def stream_texts(
+        self, text: str, params: GenerateParams
+    ) -> AsyncGenerator[str | GeneratedText, None]:
+        """Continue one text, piece by piece; see `stream_messages`.
+
+        Args:
+            text: The prompt.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text, then the finished result.
+
+        Raises:
+            RiggingError: If the engine cannot be started, or the request fails.
+        """
+        pieces = self._stream(text, params, GeneratedText)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    def __copy__(self) -> VLLMGenerator:
+        copied = super().__copy__()
+        # Two generators never share an engine: each could change what the other has started.
+        copied._engine = self._engine.twin()
+        copied._warned = set()
+        return copied
 
     def __reduce__(self) -> tuple[object, ...]:
         if self._engine.is_borrowed:
@@ -182,31 +264,54 @@ class VLLMGenerator(Generator):
             )
         return super().__reduce__()
 
-    async def _run(
-        self, prompts: Iterable[str | tuple[Message, ...]], params: Sequence[GenerateParams]
-    ) -> Sequence[Result]:
-        now = time.monotonic()
-        requests = []
-        for prompt, own in zip(prompts, params, strict=True):
-            merged = self.params.merge_with(own)
-            deadline = None if merged.timeout is None else now + merged.timeout
-            requests.append(Request(prompt, merged, deadline))
-        if not requests:
-            return []
-        self._warn(
-            name
-            for name in UNSUPPORTED
-            if any(getattr(request.params, name) is not None for request in requests)
-        )
-        results = await self._engine.run(self._engine_arguments(), requests)
-        self._warn(
-            name for result in results if isinstance(result, Answer) for name in result.ignored
-        )
-        return results
+    async def _generate(
+        self,
+        prompts: Iterable[str | tuple[Message, ...]],
+        params: Sequence[GenerateParams],
+        kind: type[_ResultT],
+    ) -> Sequence[_ResultT | BaseException]:
+        requests = [self._request(prompt, own) for prompt, own in zip(prompts, params, strict=True)]
+        results = await self._engine.run(self._spec(), requests) if requests else []
+        return [
+            self._result(result, kind) if isinstance(result, Answer) else result
+            for result in results
+        ]
 
-    def _engine_arguments(self) -> dict[str, Any]:
+    async def _stream(
+        self, prompt: str | tuple[Message, ...], params: GenerateParams, kind: type[_ResultT]
+    ) -> AsyncGenerator[str | _ResultT, None]:
+        pieces = self._engine.stream(self._spec(), self._request(prompt, params))
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece if isinstance(piece, str) else self._result(piece, kind)
+
+    def _request(self, prompt: str | tuple[Message, ...], params: GenerateParams) -> Request:
+        merged = self.params.merge_with(params)
+        self._warn(name for name in UNSUPPORTED if getattr(merged, name) is not None)
+        return Request.now(prompt, merged)
+
+    def _result(self, answer: Answer, kind: type[_ResultT]) -> _ResultT:
+        self._warn(answer.ignored)
+        return kind.from_text(text_of(answer.output), **facts(answer.output))
+
+    @classmethod
+    def _refuse_unknown(cls, name: str) -> None:
+        if name in cls.model_fields:
+            return
+        known = engine_arguments()
+        # Where vLLM is not to be read, or does not know the name, loading says so.
+        if known and name not in known:
+            more = (*cls.model_fields, *GenerateParams.model_fields)
+            text = unknown_name(name, known.union(more))
+            raise InvalidGeneratorError(f"{cls.__name__}: {text}", [(name, text)])
+
+    def _spec(self) -> EngineSpec:
         values = {name: getattr(self, name) for name in type(self).model_fields.keys() - _OURS}
-        return {name: value for name, value in values.items() if value is not None}
+        arguments = {name: value for name, value in values.items() if value is not None}
+        arguments |= self.model_extra or {}
+        if self.api_key is not None:
+            arguments["hf_token"] = self.api_key
+        return EngineSpec(self.model, arguments, self.lora_modules)
 
     def _warn(self, names: Iterable[str]) -> None:
         """Say once what cannot be honoured."""

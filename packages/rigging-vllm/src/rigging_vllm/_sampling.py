@@ -1,26 +1,28 @@
 """Mapping of `GenerateParams` to vLLM's `SamplingParams`.
 
 One table, checked in both directions by `tests/vllm/test_sampling.py`: a field is mapped,
-handled elsewhere, or named in a warning, and never dropped. Plain dicts come out, so the
-mapping is tested without an engine.
+handled elsewhere, or named in a warning, and never dropped. Its own function makes plain
+dicts, so it is tested without an engine.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from rigging.error import BadRequestError
+from rigging_vllm._lora import LORA
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from rigging.params import GenerateParams
 
-__all__ = ["FROM_MODEL", "UNSUPPORTED", "sampling_kwargs"]
+__all__ = ["FROM_MODEL", "UNSUPPORTED", "Sampling", "sampling_kwargs"]
 
 # Ours -> theirs. None marks fields handled elsewhere: below (extra), by the chat template
-# (tools), or by the loop that drives the engine (timeout).
+# (tools), or by the caller's side of a request (timeout).
 _FIELDS: Final[Mapping[str, str | None]] = {
     "temperature": "temperature",
     "max_tokens": "max_tokens",
@@ -45,11 +47,41 @@ FROM_MODEL: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penal
 _RESERVED: Final[Mapping[str, str]] = {
     "detokenize": "results are text",
     "n": "use run_many()",
-    "output_kind": "results come whole",
+    "output_kind": "use run() for whole results, stream() for pieces",
     "output_text_buffer_length": "it is vLLM's own",
     "skip_clone": "it is vLLM's own",
-    "stream_interval": "results come whole",
 }
+
+
+class Sampling:
+    """Makes vLLM's `SamplingParams` for one engine.
+
+    Args:
+        model_config: The engine's, which knows the model's own generation config.
+    """
+
+    def __init__(self, model_config: Any) -> None:
+        self._module = importlib.import_module("vllm.sampling_params")
+        of_model = model_config.get_diff_sampling_param()
+        self._defaults = {name: of_model[name] for name in FROM_MODEL if name in of_model}
+
+    def params(self, params: GenerateParams, output_kind: Any) -> Any:
+        """Return the parameters of one request.
+
+        Args:
+            params: What is wanted, with what the generator holds already merged in.
+            output_kind: A ``RequestOutputKind``: whether the text comes whole or in pieces.
+
+        Raises:
+            BadRequestError: As `sampling_kwargs`.
+            Exception: What vLLM raises for values that it refuses.
+        """
+        cls = self._module.SamplingParams
+        kwargs = sampling_kwargs(params, self._defaults, cls.__struct_fields__)
+        if isinstance(kwargs.get("structured_outputs"), dict):
+            structured = self._module.StructuredOutputsParams(**kwargs["structured_outputs"])
+            kwargs["structured_outputs"] = structured
+        return cls(**kwargs, output_kind=output_kind)
 
 
 def sampling_kwargs(
@@ -80,6 +112,8 @@ def sampling_kwargs(
     if params.stop is not None:
         kwargs["stop"] = [stop for stop in params.stop if stop]  # vLLM refuses empty ones
     for name, value in params.extra.items():
+        if name == LORA:
+            continue
         if name in _RESERVED:
             raise BadRequestError(f"extra.{name} cannot be set: {_RESERVED[name]}")
         if name not in known or name.startswith("_"):

@@ -1,0 +1,75 @@
+"""LoRA adapters: which one a request asks for, and whether it can be had."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from rigging.error import BadRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rigging.params import GenerateParams
+
+__all__ = ["LORA", "Adapters", "lora_request"]
+
+#: The key of a request's ``extra`` that names its adapter.
+LORA: Final = "lora"
+
+
+class Adapters:
+    """The adapters of one `AsyncLLM`, loaded before the first request that asks for them.
+
+    Args:
+        llm: The engine.
+    """
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+        self._loaded: set[str] = set()
+
+    async def get(self, params: GenerateParams, adapters: Mapping[str, str]) -> Any:
+        """Return what `lora_request` returns, for an adapter that the engine has.
+
+        Raises:
+            BadRequestError: If there is no adapter of that name, or it cannot be loaded.
+        """
+        request = lora_request(params, adapters)
+        if request is not None and request.lora_name not in self._loaded:
+            # A request for one that cannot be loaded would kill the engine.
+            try:
+                await self._llm.add_lora(request)
+            except Exception as error:
+                if self._llm.errored:
+                    raise
+                raise BadRequestError(
+                    f"the LoRA adapter {request.lora_name!r} cannot be loaded from "
+                    f"{request.lora_path}: {error}"
+                ) from error
+            self._loaded.add(request.lora_name)
+        return request
+
+
+def lora_request(params: GenerateParams, adapters: Mapping[str, str]) -> Any:
+    """Return vLLM's `LoRARequest` for what a request asks for, or None for the model alone.
+
+    Args:
+        params: ``extra.lora`` names the adapter.
+        adapters: Paths by name.
+
+    Raises:
+        BadRequestError: If there is no adapter of that name.
+    """
+    name = params.extra.get(LORA)
+    if name is None:
+        return None
+    names = list(adapters)
+    if name not in names:
+        known = f"there are: {', '.join(names)}" if names else "none is given"
+        raise BadRequestError(
+            f"no LoRA adapter is named {name!r} ({known}): name it in lora_modules"
+        )
+    cls = importlib.import_module("vllm.lora.request").LoRARequest
+    # vLLM counts them from 1, and tells them apart by that number.
+    return cls(name, names.index(name) + 1, adapters[name])

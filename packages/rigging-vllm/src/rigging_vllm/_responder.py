@@ -1,0 +1,136 @@
+"""Requests in, answers out: what an `AsyncLLM` makes of tickets, on its event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import itertools
+from typing import TYPE_CHECKING, Any, Final
+
+from rigging.error import ProviderServerError, RiggingError
+from rigging_vllm._errors import placed, request_error
+from rigging_vllm._lora import Adapters
+from rigging_vllm._prompts import Prompts, ignored
+from rigging_vllm._request import Answer
+from rigging_vllm._sampling import Sampling
+from rigging_vllm._ticket import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rigging_vllm._ticket import Ticket
+
+__all__ = ["Responder", "failure_of"]
+
+# Finish reasons with which vLLM reports a failure of its own.
+_FAILED: Final = ("abort", "error")
+
+
+class Responder:
+    """Answers tickets with an engine, all at once; the engine makes batches of them.
+
+    Everything but the callers' side of a ticket happens on the engine's event loop.
+
+    Args:
+        llm: A `vllm.v1.engine.async_llm.AsyncLLM`.
+        loop: The event loop that it lives on.
+    """
+
+    def __init__(self, llm: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._llm = llm
+        self._loop = loop
+        self._prompts = Prompts(llm)
+        self._sampling = Sampling(llm.model_config)
+        self._kind = importlib.import_module("vllm.sampling_params").RequestOutputKind
+        self._adapters = Adapters(llm)
+        self._ids = itertools.count()
+        self._outbox = Outbox()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def accept(self, tickets: Iterable[Ticket]) -> None:
+        """Begin to answer."""
+        for ticket in tickets:
+            task = self._loop.create_task(self._answer(ticket))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            ticket.abort = _Abort(self._loop, task)
+
+    async def drain(self) -> None:
+        """Wait until every ticket has been answered."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def abort(self) -> None:
+        """End every request now."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _answer(self, ticket: Ticket) -> None:
+        # Its caller may have gone before there was anything to abort.
+        if ticket.is_closed:
+            return
+        try:
+            end: Answer | RiggingError = await self._generate(ticket)
+        except asyncio.CancelledError:
+            if not ticket.is_closed:  # its caller still waits: the engine is being shut down
+                ended = ProviderServerError("the engine was shut down before it answered")
+                self._outbox.put(ticket, placed(ended, ticket.spec.model))
+                self._outbox.send()  # the loop may end with this turn
+            raise
+        except RiggingError as error:
+            end = placed(error, ticket.spec.model)
+        except Exception as error:  # noqa: BLE001 (whatever vLLM raises is that request's failure)
+            end = request_error(error, ticket.spec.model)
+        self._send(ticket, end)
+
+    async def _generate(self, ticket: Ticket) -> Answer:
+        request = ticket.request
+        kind = self._kind.DELTA if ticket.streams else self._kind.FINAL_ONLY
+        params = self._sampling.params(request.params, kind)
+        lora = await self._adapters.get(request.params, ticket.spec.adapters)
+        prompt = await self._prompts.render(request)
+        whole: Any = None
+        id_ = f"rigging-{next(self._ids)}"
+        outputs = self._llm.generate(prompt, params, id_, lora_request=lora)
+        async with contextlib.aclosing(outputs):
+            async for output in outputs:
+                if ticket.streams and output.outputs[0].text:
+                    self._send(ticket, output.outputs[0].text)
+                if whole is None:
+                    whole = output
+                else:
+                    whole.add(output, aggregate=True)
+        failure = failure_of(whole)
+        if failure is not None:
+            raise failure
+        return Answer(whole, ignored(request, shows_tools=self._prompts.shows_tools))
+
+    def _send(self, ticket: Ticket, news: str | Answer | RiggingError) -> None:
+        # What comes in one turn of the loop goes out together.
+        if self._outbox.put(ticket, news):
+            self._loop.call_soon(self._outbox.send)
+
+
+class _Abort:
+    """Cancels the task of a request, from any thread."""
+
+    __slots__ = ("_loop", "_task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+        self._loop = loop
+        self._task = task
+
+    def __call__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the request with it
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+def failure_of(output: Any) -> RiggingError | None:
+    """Return the error for an output with which vLLM gave up on its request."""
+    if output is None:
+        return ProviderServerError("vLLM ended without an answer")
+    reason = output.outputs[0].finish_reason
+    if reason in _FAILED:
+        return ProviderServerError(f"vLLM gave up on the request ({reason}); its log says why")
+    return None

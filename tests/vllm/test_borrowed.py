@@ -1,0 +1,151 @@
+"""Engines of the caller's own."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+import rigging as rg
+from rigging.error import UnsupportedParameterWarning
+from rigging_vllm import VLLMGenerator
+from tests.vllm.conftest import MAX_MODEL_LEN
+
+GREEDY = rg.GenerateParams(temperature=0, max_tokens=8)
+ENDLESS = rg.GenerateParams(extra={"ignore_eos": True})
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@pytest.fixture(params=["AsyncLLM", "LLM"])
+def mine(request: pytest.FixtureRequest, shared: VLLMGenerator, llm: Any) -> VLLMGenerator:
+    """A generator around an engine that exists already."""
+    if request.param == "AsyncLLM":
+        llm = shared.load()._engine._worker._llm  # type: ignore[attr-defined]
+    return VLLMGenerator.from_obj("mine", llm, params=rg.GenerateParams(temperature=0))
+
+
+def ask(generator: VLLMGenerator, *texts: str, params: rg.GenerateParams = GREEDY) -> list[Any]:
+    return list(asyncio.run(generator.generate_texts(texts, [params] * len(texts))))
+
+
+def test_it_answers_as_an_engine_of_ones_own(mine: VLLMGenerator, shared: VLLMGenerator) -> None:
+    texts = [f"Number {number}" for number in range(20)]
+
+    assert ask(mine, *texts) == ask(shared, *texts)
+    chats = [asyncio.run(one.chat("Hi").with_(GREEDY).run()) for one in (mine, shared)]
+    assert chats[0].last.text == chats[1].last.text
+
+
+def test_it_is_left_alone(mine: VLLMGenerator) -> None:
+    before = ask(mine, "One")
+
+    assert mine.load().unload().unload() is mine
+    assert ask(mine, "One") == before
+    assert mine.to_identifier() == "vllm!mine,temperature=0.0"
+
+
+def test_a_stream_gives_what_a_call_gives(mine: VLLMGenerator) -> None:
+    async def pieces() -> list[Any]:
+        return [piece async for piece in mine.stream_texts("One two", GREEDY)]
+
+    *texts, last = asyncio.run(pieces())
+
+    assert "".join(texts) == last.text
+    assert [last] == ask(mine, "One two")
+
+
+def test_a_timeout_aborts_its_request_only(mine: VLLMGenerator) -> None:
+    late = ENDLESS.merge_with(rg.GenerateParams(timeout=0.02))
+
+    first, second = asyncio.run(mine.generate_texts(["One", "Two"], [late, ENDLESS]))
+
+    assert isinstance(first, rg.error.ProviderTimeoutError)
+    assert isinstance(second, rg.GeneratedText)
+    assert second.usage is not None
+    assert second.usage.total_tokens == MAX_MODEL_LEN
+
+
+def test_a_failure_is_one_requests_own(mine: VLLMGenerator) -> None:
+    long, good, empty = asyncio.run(
+        mine.generate_messages(
+            [[rg.Message("user", "x" * 999)], [rg.Message("user", "Hi")], []], [GREEDY] * 3
+        )
+    )
+
+    assert isinstance(long, rg.error.ContextLengthError)
+    assert isinstance(good, rg.GeneratedMessage)
+    assert isinstance(empty, rg.error.InvalidMessageError)
+
+
+def test_tools_that_go_nowhere_are_named(mine: VLLMGenerator) -> None:
+    with pytest.warns(UnsupportedParameterWarning, match="'tools'"):
+        asyncio.run(mine.chat("Hi").with_(GREEDY).with_(tools=[TOOL]).run())
+
+
+def test_a_copy_shares_it(mine: VLLMGenerator) -> None:
+    assert ask(copy.deepcopy(mine), "One") == ask(mine, "One")
+
+
+def test_it_does_not_pickle(mine: VLLMGenerator) -> None:
+    with pytest.raises(rg.RiggingError, match=r"from_obj\), which cannot be pickled"):
+        pickle.dumps(mine)
+
+
+@pytest.mark.parametrize("llm", [None, "a path", object, VLLMGenerator])
+def test_something_else_than_an_engine_is_refused(llm: object) -> None:
+    with pytest.raises(rg.error.InvalidGeneratorError, match=r"takes a vllm\.LLM or an AsyncLLM"):
+        VLLMGenerator.from_obj("mine", llm)
+
+
+# -- An engine in this process -----------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error:max_rollback_tokens is deprecated")
+def test_a_request_that_vllm_gives_up_on_is_a_failure(llm: Any) -> None:
+    # The warning breaks the compilation of the grammar.
+    params = rg.GenerateParams(extra={"structured_outputs": {"choice": ["left", "right"]}})
+    mine = VLLMGenerator.from_obj("mine", llm)
+
+    bad, good = asyncio.run(mine.generate_texts(["Well?", "One"], [params, GREEDY]))
+
+    assert isinstance(bad, rg.error.ProviderServerError)
+    assert "vLLM gave up on the request" in str(bad)
+    assert isinstance(good, rg.GeneratedText)
+
+
+def test_a_step_that_fails_fails_all_requests(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of luck")
+
+    mine = VLLMGenerator.from_obj("mine", llm)
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.llm_engine, "step", fail)
+        results = ask(mine, "One", "Two")
+
+    for result in results:
+        assert isinstance(result, rg.error.ProviderServerError)
+        assert "out of luck" in str(result)
+        assert isinstance(result.__cause__, RuntimeError)
+    llm.wait_for_completion(use_tqdm=False)
+    assert isinstance(ask(mine, "One")[0], rg.GeneratedText)
+
+
+# -- An engine on its own event loop -----------------------------------------------------
+
+
+def test_it_may_be_asked_on_its_own_event_loop(shared: VLLMGenerator) -> None:
+    worker = shared.load()._engine._worker  # type: ignore[attr-defined]
+    mine = VLLMGenerator.from_obj("mine", worker._llm)
+
+    asked = asyncio.run_coroutine_threadsafe(
+        _collect(mine.generate_texts(["One"], [GREEDY])), worker._loop
+    )
+
+    assert asked.result(60) == ask(shared, "One")
+
+
+async def _collect(results: Any) -> list[Any]:
+    return list(await results)

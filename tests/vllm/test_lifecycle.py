@@ -1,0 +1,168 @@
+"""Engines start, end, die, and make room for others."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import rigging as rg
+from rigging_vllm import VLLMGenerator
+from tests.vllm.conftest import SMALL, engine_processes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GREEDY = rg.GenerateParams(temperature=0, max_tokens=4)
+ENDLESS = rg.GenerateParams(temperature=0, extra={"ignore_eos": True})
+
+
+def ask(generator: VLLMGenerator, text: str = "One two", **params: Any) -> Any:
+    own = GREEDY.merge_with(rg.GenerateParams(**params))
+    (result,) = asyncio.run(generator.generate_texts([text], [own]))
+    return result
+
+
+def test_threads_that_load_at_once_start_one_engine(generator: VLLMGenerator) -> None:
+    loaded = []
+    threads = [threading.Thread(target=lambda: loaded.append(generator.load())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert loaded == [generator] * 4
+    assert len(engine_processes()) == 1
+    assert generator.load() is generator
+
+
+def test_an_engine_that_is_killed_fails_what_waits_and_is_replaced(
+    generator: VLLMGenerator,
+) -> None:
+    generator.load()
+    (process,) = engine_processes()
+    before = ask(generator).text
+
+    async def kill() -> list[Any]:
+        stream = generator.stream_texts("One", ENDLESS)
+        await anext(stream)
+        others = asyncio.create_task(generator.generate_texts(["Two"] * 32, [ENDLESS] * 32))
+        await asyncio.sleep(0)
+        os.kill(process.pid or 0, signal.SIGKILL)
+        with pytest.raises(rg.error.ProviderServerError, match="engine has died"):
+            async for _ in stream:
+                pass
+        return list(await others)
+
+    # More waits than the engine advances at once, so some must still wait when it dies.
+    lost = [result for result in asyncio.run(kill()) if isinstance(result, Exception)]
+
+    assert lost
+    for error in lost:
+        assert isinstance(error, rg.error.ProviderServerError)
+        assert error.retryable
+        assert (error.provider, error.model) == ("vllm", generator.model)
+    assert ask(generator).text == before
+    assert [child.pid for child in engine_processes()] != [process.pid]
+
+
+def test_a_field_that_is_assigned_makes_another_engine_once_the_old_one_has_answered(
+    generator: VLLMGenerator,
+) -> None:
+    async def assign() -> list[Any]:
+        old = asyncio.create_task(generator.generate_texts(["One"], [ENDLESS]))
+        await asyncio.sleep(0.05)
+        generator.max_model_len = 32
+        new = asyncio.create_task(generator.generate_texts(["One"], [ENDLESS]))
+        return [*await old, *await new]
+
+    generator.load()
+    try:
+        old, new = asyncio.run(assign())
+    finally:
+        generator.max_model_len = SMALL["max_model_len"]
+
+    assert old.usage.total_tokens == SMALL["max_model_len"]
+    assert new.usage.total_tokens == 32
+    assert len(engine_processes()) == 1
+
+
+def test_unloading_ends_the_engine_once_it_has_answered_and_the_next_use_starts_another(
+    generator: VLLMGenerator,
+) -> None:
+    before = ask(generator).text
+    borrower = VLLMGenerator.from_obj("borrowed", generator._engine._worker._llm)  # type: ignore[attr-defined]
+    answered = []
+
+    async def endless() -> None:
+        answered.extend(await generator.generate_texts(["One"] * 16, [ENDLESS] * 16))
+
+    thread = threading.Thread(target=lambda: asyncio.run(endless()))
+    thread.start()
+    while not generator._engine._worker._responder._tasks:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    assert generator.unload().unload() is generator
+    thread.join()
+
+    assert engine_processes() == []
+    lost = ask(borrower)
+    assert isinstance(lost, rg.error.ProviderServerError)
+    assert "does not run any more" in str(lost)
+    assert [result.usage.total_tokens for result in answered] == [SMALL["max_model_len"]] * 16
+
+    # Time runs while the engine loads, and what has run out does not hold up the others.
+    started = time.monotonic()
+    late = ask(generator, timeout=0.2)
+    assert time.monotonic() - started < 10
+    assert isinstance(late, rg.error.ProviderTimeoutError)
+    assert ask(generator).text == before
+
+
+def test_an_engine_that_nobody_can_use_any_more_ends(generator: VLLMGenerator) -> None:
+    generator.load()
+    worker = generator._engine._worker  # type: ignore[attr-defined]
+
+    generator._engine = copy.deepcopy(generator._engine)
+    gc.collect()
+    worker.join()
+
+    assert engine_processes() == []
+
+
+# -- What cannot be loaded ---------------------------------------------------------------
+
+
+def test_what_vllm_refuses_to_load_is_an_error_of_the_generator(tiny_model: Path) -> None:
+    generator = VLLMGenerator(model=str(tiny_model), **{**SMALL, "max_model_len": 10**6})
+
+    with pytest.raises(rg.error.InvalidGeneratorError, match="max_model_len") as caught:
+        generator.load()
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_model_that_the_hub_does_not_have_fails_each_request() -> None:
+    generator = VLLMGenerator(model="nobody/has-such-a-model", **SMALL)
+
+    results = asyncio.run(generator.generate_texts(["One", "Two"], [GREEDY] * 2))
+
+    for result in results:
+        assert isinstance(result, rg.error.ModelNotFoundError)
+        assert isinstance(result.__cause__, OSError)
+        assert "vLLM cannot get the model" in str(result)
+    assert results[0] is not results[1]
+
+
+def test_no_request_loads_nothing(tiny_model: Path) -> None:
+    generator = VLLMGenerator(model=str(tiny_model))
+    threads = threading.active_count()
+
+    assert asyncio.run(generator.generate_texts([], [])) == []
+    assert generator.unload() is generator
+    assert threading.active_count() == threads
