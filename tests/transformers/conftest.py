@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from rigging_transformers import TransformersGenerator
+from tests.support.gpu import pytest_runtest_setup, pytest_terminal_summary
 from tests.support.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
@@ -15,23 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") is None:
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what needs a GPU and had none: it is not passed, it is not run."""
-    skipped = terminalreporter.getreports("skipped")
-    names = [report.nodeid for report in skipped if "gpu" in report.keywords]
-    if names:
-        terminalreporter.section(f"not run, no GPU here: {len(names)}")
-        for name in names:
-            terminalreporter.line(name)
+__all__ = ["pytest_runtest_setup", "pytest_terminal_summary"]  # hooks: pytest finds them here
 
 
 class Reference(NamedTuple):
