@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from rigging_vllm import VLLMGenerator
+from tests.support.gpu import pytest_runtest_setup, pytest_terminal_summary
 from tests.support.lora_adapter import make_lora_adapter
 from tests.support.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+__all__ = ["pytest_runtest_setup", "pytest_terminal_summary"]  # hooks: pytest finds them here
 
 #: Tokens of prompt and answer together, in the engine that the tests share.
 MAX_MODEL_LEN: Final = 128
