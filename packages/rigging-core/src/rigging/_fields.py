@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic_core import PydanticSerializationError
 
-from rigging._model import Model, field_names, without_secrets
+from rigging._model import Model, field_names
 from rigging.error import InvalidGeneratorError
 from rigging.identifier import (
     decode_any,
@@ -26,6 +26,7 @@ from rigging.identifier import (
     encode_list,
     encode_text,
 )
+from rigging.redaction import without_secrets
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
 from rigging._text import masked, nearest
 from rigging.error import InvalidValueError
+from rigging.redaction import is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
-__all__ = ["Model", "field_names", "is_secret", "without_secrets"]
+__all__ = ["Model", "field_names"]
 
 _logger = logging.getLogger(__name__)
 
@@ -42,39 +43,6 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "tuple_type": "a list",
 }
 _SHOWN: Final = 40  # characters of a refused value in a message
-_SECRET_WORDS: Final = ("authorization", "credential", "password", "secret")
-_SECRET_ENDINGS: Final = (
-    "apikey",
-    "accesskey",
-    "privatekey",
-    "accesstoken",
-    "authtoken",
-    "hftoken",
-)
-
-
-def is_secret(name: str) -> bool:
-    """Tell whether a field or key of this name holds what must never be shown."""
-    plain = name.lower().replace("_", "").replace("-", "")
-    # Not any "…token": a model's vocabulary has those, too.
-    return (
-        plain == "token"
-        or plain.endswith(_SECRET_ENDINGS)
-        or any(word in plain for word in _SECRET_WORDS)
-    )
-
-
-def without_secrets(value: Any) -> Any:
-    """Return a JSON value without the texts that stand under a secret's name, at any depth."""
-    if isinstance(value, dict):
-        return {
-            name: without_secrets(inner)
-            for name, inner in value.items()
-            if not (isinstance(name, str) and isinstance(inner, str) and is_secret(name))
-        }
-    if isinstance(value, (list, tuple)):
-        return [without_secrets(inner) for inner in value]
-    return value
 
 
 def field_names(name: str, field: FieldInfo) -> list[str]:

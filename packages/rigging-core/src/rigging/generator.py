@@ -26,7 +26,7 @@ from pydantic import (
 
 from rigging._building import DEFAULT_PROVIDER, build
 from rigging._fields import options_of, write_more, write_options
-from rigging._model import Model, is_secret, without_secrets
+from rigging._model import Model
 from rigging._scheduler import Schedulers
 from rigging.chat import Chat, ChatPipeline
 from rigging.completion import Completion, CompletionPipeline
@@ -39,6 +39,7 @@ from rigging.error import (
 from rigging.identifier import Identifier, encode_any
 from rigging.message import Message, MessageLike
 from rigging.params import GenerateParams
+from rigging.redaction import is_secret, without_secrets
 from rigging.registry import PLUGIN_API, Registration, registry
 from rigging.result import GeneratedMessage, GeneratedText
 

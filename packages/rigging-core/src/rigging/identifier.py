@@ -20,9 +20,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from rigging._model import is_secret
 from rigging._text import masked
 from rigging.error import InvalidIdentifierError
+from rigging.redaction import is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

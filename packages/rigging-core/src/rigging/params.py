@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_serializer, field_validator
 
-from rigging._model import Model, without_secrets
+from rigging._model import Model
 from rigging.error import InvalidParamsError
+from rigging.redaction import without_secrets
 
 __all__ = ["GenerateParams"]
 

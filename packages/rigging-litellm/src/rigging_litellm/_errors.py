@@ -5,36 +5,21 @@ was none: a refused connection is its ``InternalServerError`` with status 500. W
 happened is in the chain behind the exception (see `_evidence`), so that is read first. The
 names decide where the chain says nothing.
 
+What an answer's status and code mean is the table of `rigging.http`. Beside it:
+
 | what happened                             | ours                    | status   | retry |
 |-------------------------------------------|-------------------------|----------|-------|
-| the prompt is too long                    | ContextLengthError      | 400      | no    |
-| the content is refused                    | ContentFilterError      | 400      | no    |
-| 400, 409, 413, 422, other 4xx             | BadRequestError         | the same | no    |
 | the key is missing                        | AuthenticationError     | none     | no    |
-| 401                                       | AuthenticationError     | 401      | no    |
-| 402, 403, 451                             | PermissionDeniedError   | the same | no    |
-| 404, 410                                  | ModelNotFoundError      | the same | no    |
-| 408, 504                                  | ProviderTimeoutError    | the same | yes   |
 | the client's own time limit               | ProviderTimeoutError    | none     | yes   |
-| 429, 498 (no capacity at Groq)            | RateLimitError          | the same | yes   |
-| 429 with the code ``insufficient_quota``  | RateLimitError          | 429      | no    |
-| 500, 502, 503, 529, other 5xx             | ProviderServerError     | the same | yes   |
-| an error in a chat's answer of status 200 | as its code says, else  | none     | as    |
-| or in a stream                            | ProviderServerError     |          | its   |
-|                                           |                         |          | class |
-| the same in the answer to a text          | ResponseError           | none     | no    |
+| an error in a text's answer of status 200 | ResponseError           | none     | no    |
 | no such host, refused, reset, cut short,  | ProviderConnectionError | none     | yes   |
 | something that is not HTTP                |                         |          |       |
 | TLS fails, such as for the certificate    | ProviderConnectionError | none     | no    |
-| 3xx that leads nowhere                    | ResponseError           | 3xx      | no    |
 | redirects in a circle                     | ResponseError           | none     | no    |
 | HTML, no JSON, JSON of another shape      | ResponseError           | none     | no    |
 | a request that cannot be built            | BadRequestError         | none     | no    |
 | a model without a provider that is known  | BadRequestError         | none     | no    |
 | a package that litellm needs is missing   | MissingDependencyError  |          |       |
-
-A used-up quota comes back when somebody pays, not when somebody waits. The wait is that of
-``retry-after-ms`` or ``Retry-After``, whatever the status.
 """
 
 from __future__ import annotations
@@ -61,8 +46,10 @@ from rigging.error import (
     ResponseError,
     RiggingError,
 )
+from rigging.http import coded_class, error_class
+from rigging.redaction import Redactor
 from rigging_litellm._evidence import Evidence, class_names
-from rigging_litellm._secrets import Redactor
+from rigging_litellm._secrets import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,35 +76,6 @@ _BY_NAME: Final[Mapping[str, type[GenerationError]]] = {
     "Timeout": ProviderTimeoutError,
     "UnprocessableEntityError": BadRequestError,
 }
-
-_BY_STATUS: Final[Mapping[int, type[GenerationError]]] = {
-    401: AuthenticationError,
-    402: PermissionDeniedError,
-    403: PermissionDeniedError,
-    404: ModelNotFoundError,
-    408: ProviderTimeoutError,
-    410: ModelNotFoundError,
-    429: RateLimitError,
-    451: PermissionDeniedError,
-    498: RateLimitError,
-    504: ProviderTimeoutError,
-}
-
-# The ``code`` or ``type`` in an error's body.
-_BY_CODE: Final[Mapping[int | str, type[GenerationError]]] = {
-    "content_filter": ContentFilterError,
-    "content_policy_violation": ContentFilterError,
-    "context_length_exceeded": ContextLengthError,
-    "insufficient_quota": RateLimitError,
-    "rate_limit_error": RateLimitError,
-    "rate_limit_exceeded": RateLimitError,
-}
-_QUOTA: Final = "insufficient_quota"
-
-# What litellm does not recognise among the endpoints' ways to say so.
-_TOO_LONG: Final = re.compile(
-    r"context (?:length|window)|maximum model length|prompt is too long", re.IGNORECASE
-)
 
 # What httpx, aiohttp and the OpenAI SDK raise when no answer came, and none in time.
 _TOO_LATE: Final = frozenset({"TimeoutException", "APITimeoutError", "TimeoutError"})
@@ -183,7 +141,7 @@ def to_rigging_error(
     status, retry_after = evidence.status, evidence.retry_after
     missing = next((e.name for e in evidence.links if isinstance(e, ModuleNotFoundError)), None)
     retryable = _retryable(evidence)
-    redactor = Redactor(evidence.links, api_key)
+    redactor = Redactor([*keys_of(evidence.links), api_key])
     for link in evidence.links:
         redactor.exception(link)
     if missing and status is None:
@@ -207,29 +165,16 @@ def to_rigging_error(
 
 def _judge(evidence: Evidence) -> type[GenerationError]:
     by_name = _by_name(evidence.error)
-    coded = next((_BY_CODE[code] for code in evidence.codes if code in _BY_CODE), None)
-    if evidence.status is not None:
-        by_status = _by_status(evidence.status)
-        # A code or a name counts where it says more than the status does.
-        for said in (coded, by_name):
-            if said is not None and issubclass(said, by_status):
-                by_status = said
-        if by_status is BadRequestError and _TOO_LONG.search(_words(evidence)):
-            return ContextLengthError
-        return by_status
-    return coded or _without_status(evidence) or by_name or GenerationError
+    if evidence.status is None:
+        coded = coded_class(evidence.codes)
+        return coded or _without_status(evidence) or by_name or GenerationError
+    cls = error_class(evidence.status, evidence.codes, _words(evidence))
+    # A name counts where it says more than the answer does.
+    return by_name if by_name is not None and issubclass(by_name, cls) else cls
 
 
 def _by_name(error: BaseException) -> type[GenerationError] | None:
     return next((_BY_NAME[name] for name in class_names(error) if name in _BY_NAME), None)
-
-
-def _by_status(status: int) -> type[GenerationError]:
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
-    if status >= 500:
-        return ProviderServerError
-    return BadRequestError if status >= 400 else ResponseError
 
 
 def _without_status(evidence: Evidence) -> type[GenerationError] | None:
@@ -247,8 +192,7 @@ def _without_status(evidence: Evidence) -> type[GenerationError] | None:
     if _NOT_SENT in names:
         return BadRequestError if stumbled else ProviderConnectionError
     if evidence.reports:
-        numbers = (code for code in evidence.codes if isinstance(code, int) and code >= 400)
-        return next(map(_by_status, numbers), ProviderServerError)
+        return error_class(None, evidence.codes)
     if evidence.has_answer:
         return ResponseError
     if _by_name(evidence.error) not in _GUESSED:
@@ -261,7 +205,9 @@ def _without_status(evidence: Evidence) -> type[GenerationError] | None:
 
 def _retryable(evidence: Evidence) -> bool | None:
     """Return whether to try again; None for as with others of the class."""
-    hopeless = _QUOTA in evidence.codes or any(type(fact) in _DISTRUST for fact in evidence.facts)
+    hopeless = any(report.retryable is False for report in evidence.reports) or any(
+        type(fact) in _DISTRUST for fact in evidence.facts
+    )
     return False if hopeless else None
 
 

@@ -6,12 +6,11 @@ socket, which Python keeps as their context. Some it keeps as ``original_excepti
 
 from __future__ import annotations
 
-import email.utils
-import math
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
+
+from rigging.http import ErrorReport, read_report, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,21 +54,19 @@ class Evidence:
         return None
 
     @cached_property
-    def reports(self) -> tuple[Mapping[str, object], ...]:
+    def reports(self) -> tuple[ErrorReport, ...]:
         """The errors that the endpoint itself described."""
         return tuple(report for fact in self.facts if (report := _report(fact)) is not None)
 
     @cached_property
     def codes(self) -> tuple[int | str, ...]:
-        """The ``code`` and ``type`` of each of them."""
-        found = [report.get(name) for report in self.reports for name in ("code", "type")]
-        return tuple(value for value in found if isinstance(value, int | str))
+        """The codes of all of them."""
+        return tuple(code for report in self.reports for code in report.codes)
 
     @cached_property
-    def message(self) -> str | None:
+    def message(self) -> str:
         """What the endpoint said of the error."""
-        found = (report.get("message") for report in self.reports)
-        return next((text for text in found if isinstance(text, str) and text), None)
+        return next((report.message for report in self.reports if report.message), "")
 
     @cached_property
     def has_answer(self) -> bool:
@@ -79,14 +76,8 @@ class Evidence:
     @cached_property
     def retry_after(self) -> float | None:
         """Seconds that the endpoint asked to wait."""
-        for link in self.links:
-            headers = _headers(link)
-            milliseconds = _number(headers.get("retry-after-ms", ""))
-            if milliseconds is not None:
-                return milliseconds / 1000
-            if "retry-after" in headers:
-                return _seconds(headers["retry-after"])
-        return None
+        found = (retry_after(_headers(link)) for link in self.links)
+        return next((seconds for seconds in found if seconds is not None), None)
 
 
 def class_names(error: BaseException) -> tuple[str, ...]:
@@ -115,42 +106,16 @@ def _headers(link: BaseException) -> Mapping[str, str]:
     return found or {}
 
 
-def _report(fact: BaseException) -> Mapping[str, object] | None:
+def _report(fact: BaseException) -> ErrorReport | None:
     if type(fact) is Exception and hasattr(fact, "status_code"):
         # litellm raises it for an error that comes with status 200, and sets these: 422 also
         # where the error brings no code.
         code = getattr(fact, "code", None) if fact.status_code == _NO_CODE else fact.status_code
-        return {"code": code, "message": getattr(fact, "message", "")}
+        return read_report({"code": code, "message": getattr(fact, "message", "")})
     body = getattr(fact, "body", None)
     if body is None:
         try:
             body = fact.response.json()  # type: ignore[attr-defined]
         except (AttributeError, RuntimeError, ValueError):  # none, not read, or no JSON
             return None
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(error, str):
-        return {"message": error}
-    return error if isinstance(error, dict) else None
-
-
-def _seconds(value: str) -> float | None:
-    """Read a Retry-After: seconds, or a date.
-
-    Source:
-        RFC 9110, section 10.2.3.
-    """
-    seconds = _number(value)
-    if seconds is not None:
-        return seconds
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _number(value: str) -> float | None:
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return max(0.0, number) if math.isfinite(number) else None
+    return read_report(body)

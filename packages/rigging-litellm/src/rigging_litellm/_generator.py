@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import PrivateAttr
 
 from rigging.error import (
     BadRequestError,
     InvalidMessageError,
     RiggingError,
-    RiggingWarning,
     TruncationWarning,
-    UnsupportedParameterWarning,
 )
-from rigging.generator import Generator
-from rigging.limits import Left, Limiter, Limits
+from rigging.remote import RemoteGenerator, RequestTimeout, each
 from rigging_litellm import _models, _ollama
 from rigging_litellm._errors import PROVIDER, to_rigging_error
 from rigging_litellm._left_out import LeftOut
@@ -37,12 +33,12 @@ from rigging_litellm._request import (
 )
 from rigging_litellm._results import to_message, to_text
 from rigging_litellm._streams import ChatReader, TextReader, read_stream
-from rigging_litellm._timeout import RequestTimeout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
+    from rigging.limits import Left
     from rigging.message import Message
     from rigging.params import GenerateParams
     from rigging.result import GeneratedMessage, GeneratedText
@@ -50,15 +46,18 @@ if TYPE_CHECKING:
 
 __all__ = ["LiteLLMGenerator"]
 
-_InputT = TypeVar("_InputT")
-_ResultT = TypeVar("_ResultT")
 _FinishedT = TypeVar("_FinishedT", "GeneratedMessage", "GeneratedText")
 
 _Arguments: TypeAlias = dict[str, Any]
 _Call: TypeAlias = "Callable[..., Awaitable[Any]]"
 
 
-class LiteLLMGenerator(Generator):
+# litellm limits each read from the socket. What comes in small pieces for ever is stopped
+# this many seconds after its time, so that litellm's own timeout, which says more, is first.
+_GRACE_S: Final = 1.0
+
+
+class LiteLLMGenerator(RemoteGenerator):
     """Models behind an API, through litellm.
 
     ``model`` is litellm's: ``openai/gpt-4o``, ``anthropic/…``, ``ollama/…``. A server that
@@ -72,11 +71,8 @@ class LiteLLMGenerator(Generator):
     litellm knows the model not to take is left out, and an `UnsupportedParameterWarning` names
     it once.
 
-    Attributes:
-        max_connections: The most requests in flight at once, per event loop; 0 is no limit.
-        min_delay_between_requests: Milliseconds between the starts of two requests.
-        max_retries: How often a request is made again after a failure that may pass; 0 leaves
-            every failure to the caller. See `rigging.limits`.
+    How many requests are in flight, how closely they follow and how often they go again is
+    said by the fields of `rigging.remote.RemoteGenerator`.
 
     Raises:
         MissingDependencyError: At the first request, if litellm is not installed.
@@ -92,23 +88,9 @@ class LiteLLMGenerator(Generator):
     """
 
     plugin_api: ClassVar[int] = 1
-    batch_size: ClassVar[int] = 1
-
-    max_connections: int = Field(default=10, ge=0)
-    min_delay_between_requests: float = Field(default=0, ge=0, allow_inf_nan=False)
-    max_retries: int = Field(default=5, ge=0)
 
     _library: Library = PrivateAttr(default_factory=Library)
-    _limiter: Limiter = PrivateAttr(default_factory=Limiter)
     _left_out: LeftOut = PrivateAttr(default_factory=LeftOut)
-    _warned: set[tuple[str, object]] = PrivateAttr(default_factory=set)  # model, and of what
-
-    def __copy__(self) -> Self:
-        copied = super().__copy__()
-        # As with a deep copy: its limits are its own, and so is what it was warned about.
-        copied._limiter = Limiter()
-        copied._warned = set()
-        return copied
 
     async def generate_messages(
         self, messages: Sequence[Sequence[Message]], params: Sequence[GenerateParams]
@@ -131,7 +113,7 @@ class LiteLLMGenerator(Generator):
             prompt, arguments = await self._chat(litellm, conversation, own)
             return await self._ask(litellm.acompletion, prompt, arguments, to_message)
 
-        return await _each(one, messages, params)
+        return await each(one, messages, params)
 
     async def generate_texts(
         self, texts: Sequence[str], params: Sequence[GenerateParams]
@@ -154,7 +136,7 @@ class LiteLLMGenerator(Generator):
             prompt, arguments = self._completion(litellm, text, own)
             return await self._ask(litellm.atext_completion, prompt, arguments, to_text)
 
-        return await _each(one, texts, params)
+        return await each(one, texts, params)
 
     async def stream_messages(
         self, messages: Sequence[Message], params: GenerateParams
@@ -270,14 +252,14 @@ class LiteLLMGenerator(Generator):
 
         async def attempt(left: Left) -> _FinishedT:
             with self._uniform_errors():
-                timeout = RequestTimeout(arguments.get("timeout"), self.model)
+                timeout = self._timeout(arguments)
                 coming = call(**prompt, **whole(arguments), **self._fixed(left))
                 return read(await timeout.wait(coming), self.model)
 
         while True:
             try:
-                result = await self._limiter.run(
-                    attempt, self._limits, endpoint=self._endpoint(arguments)
+                result = await self.limiter.run(
+                    attempt, self.limits, endpoint=self._endpoint(arguments)
                 )
             except BadRequestError as error:
                 refused = refused_by_litellm(error.__cause__, arguments)
@@ -300,7 +282,7 @@ class LiteLLMGenerator(Generator):
         async def attempt(left: Left) -> AsyncGenerator[str | _FinishedT, None]:
             sent = streamed(arguments, with_usage=with_usage)
             with self._uniform_errors():
-                timeout = RequestTimeout(arguments.get("timeout"), self.model)
+                timeout = self._timeout(arguments)
                 stream = await timeout.wait(call(**prompt, **sent, **self._fixed(left)))
                 async with contextlib.aclosing(
                     read_stream(stream, make_reader(), timeout)
@@ -309,7 +291,7 @@ class LiteLLMGenerator(Generator):
                         yield piece
 
         while True:
-            pieces = self._limiter.stream(attempt, self._limits, endpoint=self._endpoint(arguments))
+            pieces = self.limiter.stream(attempt, self.limits, endpoint=self._endpoint(arguments))
             try:
                 async with contextlib.aclosing(pieces):
                     async for piece in pieces:
@@ -328,13 +310,9 @@ class LiteLLMGenerator(Generator):
             else:
                 return
 
-    @property
-    def _limits(self) -> Limits:
-        return Limits(
-            max_connections=self.max_connections,
-            min_delay_s=self.min_delay_between_requests / 1000,
-            max_retries=self.max_retries,
-        )
+    def _timeout(self, arguments: _Arguments) -> RequestTimeout:
+        limit_s = arguments.get("timeout")
+        return RequestTimeout(limit_s, provider=PROVIDER, model=self.model, grace_s=_GRACE_S)
 
     def _endpoint(self, arguments: _Arguments) -> tuple[str, str | None]:
         return self.model, arguments.get("api_base")
@@ -373,7 +351,7 @@ class LiteLLMGenerator(Generator):
         _ollama.check(result, self.model)
         sign = _ollama.sign_of_truncation(prompt, arguments, result)
         if sign:
-            self._warn_once(
+            self.warn_once(
                 TruncationWarning,
                 f"{PROVIDER}!{self.model} seems to have cut a prompt: {sign}. Set extra.num_ctx "
                 f"to make room, or extra.truncate=false for an error instead",
@@ -382,32 +360,5 @@ class LiteLLMGenerator(Generator):
 
     def _without(self, names: AbstractSet[str], arguments: _Arguments) -> _Arguments:
         """Leave out what cannot be sent, and say so once."""
-        for name in sorted(names & arguments.keys()):
-            self._warn_once(
-                UnsupportedParameterWarning,
-                f"{PROVIDER}!{self.model} does not take {name!r}: it is left out",
-                about=name,
-            )
+        self.warn_left_out(PROVIDER, names & arguments.keys())
         return {name: value for name, value in arguments.items() if name not in names}
-
-    def _warn_once(
-        self, category: type[RiggingWarning], text: str, *, about: str | None = None
-    ) -> None:
-        what = (self.model, about or category)
-        if what not in self._warned:
-            self._warned.add(what)
-            warnings.warn(text, category, stacklevel=3)
-
-
-async def _each(
-    one: Callable[[_InputT, GenerateParams], Awaitable[_ResultT]],
-    inputs: Sequence[_InputT],
-    params: Sequence[GenerateParams],
-) -> list[_ResultT | BaseException]:
-    pairs = list(zip(inputs, params, strict=True))
-    if len(pairs) == 1:  # as nearly always, and that is worth no task
-        try:
-            return [await one(*pairs[0])]
-        except Exception as error:  # noqa: BLE001 (it is the item's failure)
-            return [error]
-    return await asyncio.gather(*(one(*pair) for pair in pairs), return_exceptions=True)

@@ -19,7 +19,7 @@ from rigging_litellm._results import reported_usage, to_message
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from rigging_litellm._timeout import RequestTimeout
+    from rigging.remote import RequestTimeout
 
 __all__ = ["ChatReader", "Reader", "TextReader", "read_stream"]
 
