@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from rigging import error
-from rigging.http import ErrorReport, error_class, http_error, read_report, retry_after
+from rigging.http import (
+    ErrorReport,
+    error_class,
+    http_error,
+    parse_report,
+    read_report,
+    retry_after,
+)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,7 @@ def test_the_wait_is_read_in_each_of_its_forms(headers: dict[str, str], seconds:
 def test_a_refusal_becomes_one_error_with_its_facts() -> None:
     body = json.dumps({"error": {"message": "paid up?", "code": "insufficient_quota"}})
 
-    made = http_error(429, {"retry-after": "7"}, body, provider="acme", model="m")
+    made = http_error(429, {"retry-after": "7"}, parse_report(body), provider="acme", model="m")
 
     assert type(made) is error.RateLimitError
     assert str(made) == "paid up? [acme!m, status 429, retry after 7 s]"
@@ -129,8 +136,8 @@ def test_a_refusal_becomes_one_error_with_its_facts() -> None:
 def test_an_answer_that_is_no_json_is_shown_as_far_as_it_says_something(
     body: str, text: str
 ) -> None:
-    assert http_error(502, {}, body).message == text
+    assert http_error(502, {}, parse_report(body)).message == text
 
 
 def test_an_unknown_status_has_no_name() -> None:
-    assert http_error(599, {}, "").message == "the endpoint answered with status 599"
+    assert http_error(599, {}, ErrorReport()).message == "the endpoint answered with status 599"

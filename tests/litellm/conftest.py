@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import rigging as rg
 from rigging_litellm import LiteLLMGenerator
+from tests.support.faults import KEY
 from tests.support.litellm_warnings import ignore_litellm_warnings
 from tests.support.openai_server import OpenAIServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-KEY: Final = "sk-planted-51c7e0d2"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import email.utils
-import gzip
 import json
-import pickle
 import socket
-import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,225 +12,71 @@ import pytest
 import rigging as rg
 from rigging import error
 from rigging_litellm._errors import to_rigging_error
-from tests.litellm.conftest import KEY
-from tests.support.exposure import shown
+from tests.support.faults import (
+    ALL_FAULTS,
+    FAULTS,
+    KEY,
+    STREAMED,
+    TOO_LONG,
+    WHOLE,
+    WHOLE_FAULTS,
+    Bad,
+    Broken,
+    Cut,
+    Denied,
+    Failed,
+    Fault,
+    Late,
+    Limit,
+    Long,
+    Unknown,
+    ask,
+    check,
+    refused,
+)
 from tests.support.openai_server import Reply, error_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from rigging_litellm import LiteLLMGenerator
     from tests.support.openai_server import OpenAIServer
 
     Make = Callable[..., LiteLLMGenerator]
 
-WHOLE = ("chat", "text")
-STREAMED = ("streamed chat", "streamed text")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What a server does, and what the caller gets.
-
-    Attributes:
-        unnoticed: The ways of asking in which litellm raises nothing, and we do.
-    """
-
-    reply: Reply
-    cls: type[error.GenerationError]
-    status: int | None = None
-    retryable: bool = False
-    retry_after: Any = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    unnoticed: tuple[str, ...] = ()
-
-
-def refused(
-    status: int,
-    message: str = "refused",
-    *,
-    code: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Reply:
-    """Refuse a request, and repeat its key."""
-    body = error_body(f"{message}, you said {KEY}", code=code)
-    return Reply(body, status, headers or {})
-
-
-def raw(*lines: str, body: bytes = b"") -> Reply:
-    head = ["HTTP/1.1 200 OK", "Content-Type: application/json", *lines]
-    return Reply(raw="\r\n".join([*head, "", ""]).encode() + body)
-
-
-TOO_LONG = "This model's maximum context length is 4097 tokens, your messages have 5000"
-FILTERED = {
-    "error": {
-        "message": "The response was filtered",
-        "type": None,
-        "param": "prompt",
-        "code": "content_filter",
-        "status": 400,
-        "innererror": {"code": "ResponsibleAIPolicyViolation"},
-    }
-}
-IN_AN_HOUR = email.utils.formatdate(time.time() + 3600, usegmt=True)
-ABOUT_AN_HOUR = pytest.approx(3600, abs=1800)  # the table may be older than the test
-CHUNK = {"object": "chat.completion.chunk", "model": "tiny", "id": "1", "created": 1}
-PIECE = CHUNK | {"choices": [{"index": 0, "text": "a", "delta": {"content": "a"}}]}
-
-Bad = error.BadRequestError
-Long = error.ContextLengthError
-Filter = error.ContentFilterError
-Denied = error.PermissionDeniedError
-Unknown = error.ModelNotFoundError
-Late = error.ProviderTimeoutError
-Limit = error.RateLimitError
-Failed = error.ProviderServerError
-Cut = error.ProviderConnectionError
-Broken = error.ResponseError
-
-FAULTS = {
-    "300": Fault(refused(300), Broken, 300),
-    "400": Fault(refused(400), Bad, 400),
-    "400-context-text": Fault(refused(400, TOO_LONG), Long, 400),
-    "400-context-other-text": Fault(
-        refused(400, "longer than the maximum model length"), Long, 400
-    ),
-    "400-context-code": Fault(refused(400, code="context_length_exceeded"), Long, 400),
-    "400-content-code": Fault(refused(400, code="content_policy_violation"), Filter, 400),
-    "400-content-azure": Fault(Reply(FILTERED, 400), Filter, 400),
-    "401": Fault(refused(401), error.AuthenticationError, 401),
-    "402": Fault(refused(402), Denied, 402),
-    "403": Fault(refused(403), Denied, 403),
-    "404": Fault(refused(404), Unknown, 404),
-    "404-html": Fault(Reply("<html>Not Found</html>", 404), Unknown, 404),
-    "408": Fault(refused(408), Late, 408, retryable=True),
-    "409": Fault(refused(409), Bad, 409),
-    "410": Fault(refused(410), Unknown, 410),
-    "413": Fault(refused(413), Bad, 413),
-    "422": Fault(refused(422), Bad, 422),
-    "429": Fault(refused(429), Limit, 429, True),
-    "429-seconds": Fault(refused(429, headers={"Retry-After": "7"}), Limit, 429, True, 7.0),
-    "429-date": Fault(
-        refused(429, headers={"Retry-After": IN_AN_HOUR}), Limit, 429, True, ABOUT_AN_HOUR
-    ),
-    "429-milliseconds": Fault(
-        refused(429, headers={"Retry-After": "7", "retry-after-ms": "6500"}), Limit, 429, True, 6.5
-    ),
-    "429-nonsense": Fault(refused(429, headers={"Retry-After": "soon"}), Limit, 429, True),
-    "429-for-ever": Fault(refused(429, headers={"Retry-After": "inf"}), Limit, 429, True),
-    "429-quota": Fault(refused(429, code="insufficient_quota"), Limit, 429, False),
-    "451": Fault(refused(451), Denied, 451),
-    "498": Fault(refused(498), Limit, 498, True),
-    "500": Fault(refused(500), Failed, 500, True),
-    "502": Fault(refused(502), Failed, 502, True),
-    "502-html": Fault(Reply("<html>Bad Gateway</html>", 502), Failed, 502, True),
-    "503": Fault(refused(503), Failed, 503, True),
-    "503-seconds": Fault(refused(503, headers={"Retry-After": "7"}), Failed, 503, True, 7.0),
-    "504": Fault(refused(504), Late, 504, True),
-    "529": Fault(refused(529), Failed, 529, True),
-    "late": Fault(Reply(delay_s=60), Late, None, True, params={"timeout": 0.3}),
-    "reset": Fault(Reply(drop=True), Cut, None, True),
-    "not-http": Fault(Reply(raw=b"hello\r\n\r\n"), Cut, None, True),
-    "html": Fault(Reply("<html>Hi</html>"), Broken, unnoticed=STREAMED),
-    "broken-json": Fault(Reply("{no json"), Broken, unnoticed=STREAMED),
-    "empty": Fault(Reply(""), Broken, unnoticed=STREAMED),
+# litellm makes no error of what a text's answer of status 200 says of one.
+OWN = {
+    f"error-200{code}-text": (Fault(ALL_FAULTS[f"error-200{code}-text"][0].reply, Broken), "text")
+    for code in ("", "-code")
 }
 
-WHOLE_FAULTS = {
-    "other-json": Fault(Reply({"hello": 1}), Broken, unnoticed=("text",)),
-    "no-choices": Fault(Reply({"id": "1", "choices": []}), Broken, unnoticed=WHOLE),
-    "cut": Fault(raw("Content-Length: 99", body=b'{"id":'), Cut, None, True),
-    "cut-gzip": Fault(
-        raw("Content-Encoding: gzip", body=gzip.compress(json.dumps(PIECE).encode())[:30]), Broken
+# Where litellm raises nothing, and makes an empty answer of it.
+UNNOTICED = {
+    *(
+        f"{name}-{way}"
+        for name in ("html", "broken-json", "empty", "no-events")
+        for way in STREAMED
     ),
-    "null": Fault(raw("Content-Length: 4", body=b"null"), Broken),
-    "list": Fault(raw("Content-Length: 2", body=b"[]"), Broken),
-}
-
-IN_AN_ANSWER = {"error": {"message": f"slow down, you said {KEY}", "code": 429}}
-CHAT_FAULTS = {
-    "error-200": Fault(Reply(error_body(KEY)), Failed, None, True),
-    "error-200-code": Fault(Reply(IN_AN_ANSWER), Limit, None, True),
-}
-TEXT_FAULTS = {"error-200-code": Fault(Reply(IN_AN_ANSWER), Broken, unnoticed=("text",))}
-
-STREAMED_FAULTS = {
-    "cut": Fault(Reply(events=[PIECE], cut=True), Cut, None, True),
-    "error": Fault(Reply(events=[PIECE, error_body(KEY)]), Failed, None, True),
-    "error-text": Fault(Reply(events=[PIECE, {"error": KEY}]), Failed, None, True),
-    "error-at-once": Fault(Reply(events=[error_body(KEY)]), Failed, None, True),
-    "error-500": Fault(
-        Reply(events=[PIECE, {"error": {"message": KEY, "code": 500}}]), Failed, None, True
-    ),
-    "error-429": Fault(Reply(events=[PIECE, IN_AN_ANSWER]), Limit, None, True),
-    "error-context": Fault(
-        Reply(events=[PIECE, error_body(KEY, code="context_length_exceeded")]), Long
-    ),
-    "broken-json": Fault(Reply(events=[PIECE, "data: {no json\n\n"]), Broken),
-    "no-events": Fault(Reply(events=[]), Broken, unnoticed=STREAMED),
+    *(f"no-choices-{way}" for way in WHOLE),
+    *OWN,
+    "other-json-text",
 }
 
 
-def cases(*tables: tuple[Mapping[str, Fault], tuple[str, ...]]) -> list[Any]:
-    return [
-        pytest.param(fault, way, id=f"{name}-{way}")
-        for faults, ways in tables
-        for name, fault in faults.items()
-        for way in ways
-    ]
-
-
-async def ask(generator: LiteLLMGenerator, way: str) -> None:
-    conversation, params = [rg.Message("user", "Hi")], rg.GenerateParams()
-    if way == "chat":
-        await generator.chat("Hi").run()
-    elif way == "text":
-        await generator.complete("Hi").run()
-    elif way == "streamed chat":
-        async with contextlib.aclosing(generator.stream_messages(conversation, params)) as pieces:
-            async for _ in pieces:
-                pass
-    else:
-        async with contextlib.aclosing(generator.stream_texts("Hi", params)) as pieces:
-            async for _ in pieces:
-                pass
-
-
-def check(raised: error.GenerationError, fault: Fault, model: str) -> None:
-    assert type(raised) is fault.cls, str(raised)
-    assert raised.status == fault.status
-    assert raised.retryable is fault.retryable
-    assert raised.retry_after == fault.retry_after
-    assert (raised.provider, raised.model) == ("litellm", model)
-    assert KEY not in shown(raised)
-    copied = pickle.loads(pickle.dumps(raised))
-    assert (type(copied), str(copied)) == (type(raised), str(raised))
-    assert vars(copied) == vars(raised)
-
-
-@pytest.mark.parametrize(
-    ("fault", "way"),
-    cases(
-        (FAULTS, (*WHOLE, *STREAMED)),
-        (WHOLE_FAULTS, WHOLE),
-        (CHAT_FAULTS, ("chat",)),
-        (TEXT_FAULTS, ("text",)),
-        (STREAMED_FAULTS, STREAMED),
-    ),
-)
+@pytest.mark.parametrize("name", ALL_FAULTS)
 def test_a_fault_is_the_error_of_ours_and_reaches_the_server_once(
-    make: Make, server: OpenAIServer, fault: Fault, way: str
+    make: Make, server: OpenAIServer, name: str
 ) -> None:
+    fault, way = {**ALL_FAULTS, **OWN}[name]
     server.usual = fault.reply
 
     with pytest.raises(error.GenerationError, match="litellm!openai/tiny") as caught:
         asyncio.run(ask(make(**fault.params), way))
 
-    check(caught.value, fault, "openai/tiny")
+    check(caught.value, fault, "litellm", "openai/tiny")
     cause = caught.value.__cause__
-    if way in fault.unnoticed:
-        assert cause is None, "litellm makes an empty answer of that, and we the error"
+    if name in UNNOTICED:
+        assert cause is None
     else:
         assert type(cause).__module__ == "litellm.exceptions"
     assert len(server.requests) == 1
@@ -310,7 +150,7 @@ def test_other_providers_refusals_are_the_same_errors(
         asyncio.run(ask(make(model, api_base=base), way))
 
     retry_after = 7.0 if retryable else None
-    check(caught.value, Fault(server.usual, cls, status, retryable, retry_after), model)
+    check(caught.value, Fault(server.usual, cls, status, retryable, retry_after), "litellm", model)
     assert type(caught.value.__cause__).__module__ == "litellm.exceptions"
 
 
@@ -334,7 +174,7 @@ def test_other_providers_broken_answers_are_the_same_errors(
     with pytest.raises(error.GenerationError, match=f"litellm!{model}") as caught:
         asyncio.run(ask(make(model, api_base=server.root, **fault.params), "chat"))
 
-    check(caught.value, fault, model)
+    check(caught.value, fault, "litellm", model)
 
 
 def test_an_overload_in_the_middle_of_anthropics_stream_is_a_server_error(
@@ -353,7 +193,7 @@ def test_an_overload_in_the_middle_of_anthropics_stream_is_a_server_error(
     with pytest.raises(error.ProviderServerError, match="Overloaded") as caught:
         asyncio.run(ask(make(ANTHROPIC, api_base=server.root), "streamed chat"))
 
-    check(caught.value, Fault(server.usual, Failed, None, True), ANTHROPIC)
+    check(caught.value, Fault(server.usual, Failed, None, True), "litellm", ANTHROPIC)
 
 
 # -- What never reaches a server ---------------------------------------------------------
@@ -367,7 +207,7 @@ def test_nobody_there_is_a_connection_error(make: Make, way: str) -> None:
         with pytest.raises(error.ProviderConnectionError, match=r"Connection error: .+") as caught:
             asyncio.run(ask(make(api_base=base), way))
 
-    check(caught.value, Fault(Reply(), Cut, None, True), "openai/tiny")
+    check(caught.value, Fault(Reply(), Cut, None, True), "litellm", "openai/tiny")
 
 
 @pytest.mark.parametrize("model", ["openai/tiny", ANTHROPIC, "gemini/tiny"])
@@ -398,7 +238,7 @@ def test_an_address_that_leads_nowhere_is_told_from_a_broken_answer(
     with pytest.raises(error.GenerationError, match=text) as caught:
         asyncio.run(ask(make(model, api_base=base.format(host=host)), "chat"))
 
-    check(caught.value, fault, model)
+    check(caught.value, fault, "litellm", model)
     assert server.requests == []
 
 
@@ -408,7 +248,7 @@ def test_redirects_in_a_circle_are_no_answer(make: Make, server: OpenAIServer) -
     with pytest.raises(error.ResponseError, match="redirects") as caught:
         asyncio.run(ask(make(), "chat"))
 
-    check(caught.value, Fault(server.usual, Broken), "openai/tiny")
+    check(caught.value, Fault(server.usual, Broken), "litellm", "openai/tiny")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +278,7 @@ def test_a_missing_key_is_an_authentication_error(
     with pytest.raises(error.AuthenticationError, match=variable) as caught:
         asyncio.run(ask(make(model, api_key=None), way))
 
-    check(caught.value, Fault(Reply(), error.AuthenticationError), model)
+    check(caught.value, Fault(Reply(), error.AuthenticationError), "litellm", model)
     assert server.requests == []
 
 
@@ -458,7 +298,7 @@ def test_a_model_without_a_provider_is_a_bad_request_that_says_what_to_write(
     with pytest.raises(error.BadRequestError, match=advice) as caught:
         asyncio.run(ask(make(model), "chat"))
 
-    check(caught.value, Fault(Reply(), Bad), model)
+    check(caught.value, Fault(Reply(), Bad), "litellm", model)
     assert server.requests == []
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import rigging as rg
 from rigging.error import UnsupportedParameterWarning
-from tests.litellm.conftest import KEY
+from tests.support.faults import KEY
 from tests.support.openai_server import Reply
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import rigging as rg
-from tests.litellm.conftest import KEY
 from tests.support.exposure import shown
+from tests.support.faults import KEY
 from tests.support.openai_server import Reply, error_body
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 import rigging as rg
 from rigging import error
 from rigging_litellm import LiteLLMGenerator
-from tests.litellm.conftest import KEY
+from tests.support.faults import KEY
 from tests.support.openai_server import Reply, error_body
 
 if TYPE_CHECKING:

@@ -52,7 +52,15 @@ from rigging.error import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["ErrorReport", "coded_class", "error_class", "http_error", "read_report", "retry_after"]
+__all__ = [
+    "ErrorReport",
+    "coded_class",
+    "error_class",
+    "http_error",
+    "parse_report",
+    "read_report",
+    "retry_after",
+]
 
 _BY_STATUS: Final[Mapping[int, type[GenerationError]]] = {
     401: AuthenticationError,
@@ -110,31 +118,25 @@ class ErrorReport:
 def http_error(
     status: int,
     headers: Mapping[str, str],
-    body: str,
+    report: ErrorReport,
     *,
     provider: str | None = None,
     model: str | None = None,
 ) -> GenerationError:
     """Return the error of ours for an answer that says no.
 
-    Endpoints like to repeat the key: see `rigging.redaction.Redactor` for the body.
-
     Args:
         status: The HTTP status.
         headers: Of the answer; looked up in lower case.
-        body: The answer, JSON or not.
+        report: What the endpoint says of it; see `parse_report`.
         provider: The provider's name.
         model: The model that was asked.
 
     Example:
-        >>> http_error(429, {"retry-after": "7"}, '{"error": {"message": "slow down"}}')
-        RateLimitError('slow down')
+        >>> report = parse_report('{"error": {"message": "slow down"}}')
+        >>> print(http_error(429, {"retry-after": "7"}, report))
+        slow down [status 429, retry after 7 s]
     """
-    try:
-        report = read_report(json.loads(body))
-    except (ValueError, RecursionError):
-        report = None
-    report = report or ErrorReport(_excerpt(body))
     return error_class(status, report.codes, report.message)(
         report.message or f"the endpoint answered with {_phrase(status)}",
         provider=provider,
@@ -143,6 +145,19 @@ def http_error(
         retryable=report.retryable,
         retry_after=retry_after(headers),
     )
+
+
+def parse_report(body: str) -> ErrorReport:
+    """Read the error in a body, JSON or not.
+
+    Endpoints like to repeat the key that they refuse, so `rigging.redaction.Redactor` goes
+    before this.
+    """
+    try:
+        report = read_report(json.loads(body))
+    except (ValueError, RecursionError):
+        report = None
+    return report or ErrorReport(_excerpt(body))
 
 
 def read_report(body: object) -> ErrorReport | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar
 
 from pydantic import Field, PrivateAttr
 
@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 
     from rigging.params import GenerateParams
 
-__all__ = ["RemoteGenerator", "RequestTimeout", "each"]
+__all__ = ["CHAT_ONLY", "RemoteGenerator", "RequestTimeout", "each"]
+
+#: What OpenAI's protocol has for chats, and no place for in text completions.
+CHAT_ONLY: Final = frozenset(
+    {
+        "audio",
+        "max_completion_tokens",
+        "modalities",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "response_format",
+        "tool_choice",
+        "tools",
+    }
+)
 
 _T = TypeVar("_T")
 _InputT = TypeVar("_InputT")

@@ -18,13 +18,12 @@ from rigging.error import (
     RiggingError,
     TruncationWarning,
 )
-from rigging.remote import RemoteGenerator, RequestTimeout, each
+from rigging.remote import CHAT_ONLY, RemoteGenerator, RequestTimeout, each
 from rigging_litellm import _models, _ollama
 from rigging_litellm._errors import PROVIDER, to_rigging_error
 from rigging_litellm._left_out import LeftOut
 from rigging_litellm._library import Library
 from rigging_litellm._request import (
-    CHAT_ONLY,
     refused_by_litellm,
     refuses_usage,
     request_arguments,

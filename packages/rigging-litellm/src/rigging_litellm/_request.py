@@ -19,27 +19,12 @@ if TYPE_CHECKING:
     from rigging.params import GenerateParams
 
 __all__ = [
-    "CHAT_ONLY",
     "refused_by_litellm",
     "refuses_usage",
     "request_arguments",
     "streamed",
     "whole",
 ]
-
-# What text completions have no place for; litellm notices only some of it.
-CHAT_ONLY: Final = frozenset(
-    {
-        "audio",
-        "max_completion_tokens",
-        "modalities",
-        "parallel_tool_calls",
-        "reasoning_effort",
-        "response_format",
-        "tool_choice",
-        "tools",
-    }
-)
 
 # Names in `extra` that would change what the generator itself promises -> what to do instead.
 _RESERVED: Final[Mapping[str, str]] = {

@@ -1,0 +1,276 @@
+"""Requests over HTTP: sent, answered, and never followed to another host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+
+from rigging.error import BadRequestError, GenerationError, ProviderConnectionError
+from rigging.redaction import Redactor
+from rigging.remote import RequestTimeout
+from rigging_openai import _json
+from rigging_openai._body import pieces_of, read_all
+from rigging_openai._endpoint import PROVIDER
+from rigging_openai._errors import clean, to_rigging_error
+from rigging_openai._events import EventParser
+from rigging_openai._refusals import refused
+from rigging_openai._results import broken, reported_error
+from rigging_openai._sessions import Sessions, credentials
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+
+    from rigging_openai._events import Event
+    from rigging_openai._request import Request
+    from rigging_openai._sessions import Pool
+    from rigging_openai._streams import Reader
+
+__all__ = ["Client"]
+
+_ResultT = TypeVar("_ResultT")
+
+_KEPT_METHOD: Final = frozenset({307, 308})
+_MOST_REDIRECTS: Final = 5
+_MOST_OF_A_REFUSAL: Final = 2**20  # bytes; what an endpoint says of an error is short
+_REFUSED: Final = 300  # and all statuses above
+
+_DONE: Final = b"[DONE]"
+_GOODBYE_S: Final = 0.5  # for the end of a stream after its last event: it keeps the connection
+
+
+class Client:
+    """Makes requests, on any event loop."""
+
+    def __init__(self) -> None:
+        self._sessions = Sessions()
+
+    async def ask(
+        self,
+        request: Request,
+        body: Mapping[str, Any],
+        left: Callable[[], None],
+        read: Callable[[Mapping[str, Any], str], _ResultT],
+    ) -> _ResultT:
+        """Make a request whose answer comes whole.
+
+        Args:
+            request: Which.
+            body: What to send.
+            left: Called when the request has left, where that is wanted.
+            read: Makes the result of the answer's JSON and the model.
+
+        Raises:
+            GenerationError: If no answer came, or one that says no.
+        """
+        pool = await self._sessions.pool()
+        with _uniform_errors(request, pool):
+            timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
+            return await timeout.wait(_ask(pool, request, body, left, read))
+
+    async def stream(
+        self,
+        request: Request,
+        body: Mapping[str, Any],
+        left: Callable[[], None],
+        reader: Reader[_ResultT],
+    ) -> AsyncGenerator[str | _ResultT, None]:
+        """Make a request whose answer comes in pieces.
+
+        Args:
+            request: Which.
+            body: What to send.
+            left: Called when the request has left, where that is wanted.
+            reader: Makes texts and the result of the chunks.
+
+        Yields:
+            Pieces of the text, then the result.
+
+        Raises:
+            GenerationError: If no answer came, one that says no, or a part of one.
+        """
+        pool = await self._sessions.pool()
+        with _uniform_errors(request, pool):
+            timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
+            response = await timeout.wait(_send(pool, request, body, left))
+            try:
+                if response.content_type == "application/json":  # the endpoint does not stream
+                    result = reader.whole(await timeout.wait(_object(response, request)))
+                    if text := str(result):
+                        yield text
+                    yield result
+                    return
+                is_done = False
+                parser = EventParser()
+                pieces = pieces_of(response, request.most, request.model)
+                async with contextlib.aclosing(pieces):
+                    while not is_done:
+                        piece = await timeout.wait(anext(pieces, None))
+                        events = parser.end() if piece is None else parser.feed(piece)
+                        for chunk in _chunks(events, request.model):
+                            if chunk is None:
+                                is_done = True
+                                break
+                            if text := reader.piece(chunk):
+                                yield text
+                        if piece is None:
+                            break
+                result = reader.result()
+                if not (is_done or reader.has_ended):
+                    raise _cut_off(request.model)
+                await _goodbye(response)
+                yield result
+            finally:
+                response.close()
+
+
+async def _ask(
+    pool: Pool,
+    request: Request,
+    body: Mapping[str, Any],
+    left: Callable[[], None],
+    read: Callable[[Mapping[str, Any], str], _ResultT],
+) -> _ResultT:
+    response = await _send(pool, request, body, left)
+    try:
+        return read(await _object(response, request), request.model)
+    finally:
+        response.close()  # unless it was read to its end, which gave the connection back
+
+
+async def _send(
+    pool: Pool, request: Request, body: Mapping[str, Any], left: Callable[[], None]
+) -> aiohttp.ClientResponse:
+    """Send a request; return the answer, if it says yes."""
+    try:
+        data = _json.encode(body)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequestError(
+            f"the request has no JSON: {error}", provider=PROVIDER, model=request.model
+        ) from error
+    try:
+        tls = await pool.tls(request.ca_file)
+    except OSError as error:
+        raise BadRequestError(
+            f"ca_file cannot be used: {error}", provider=PROVIDER, model=request.model
+        ) from error
+    limits = aiohttp.ClientTimeout(connect=request.connect_s, sock_read=request.read_s)
+    url = request.endpoint.url(request.path)
+    for _ in range(_MOST_REDIRECTS):
+        session = pool.announcing if request.announces else pool.session
+        try:
+            response = await session.post(
+                url,
+                data=data,
+                headers=request.endpoint.headers,
+                timeout=limits,
+                ssl=tls,
+                proxy=pool.proxy(url),
+                allow_redirects=False,
+                trace_request_ctx=left,
+            )
+        except ValueError as error:  # of an address, or of a proxy's
+            raise BadRequestError(
+                f"the request cannot be sent: {error}", provider=PROVIDER, model=request.model
+            ) from error
+        if response.status < _REFUSED:
+            return response
+        if response.status not in _KEPT_METHOD or "Location" not in response.headers:
+            raise await _refusal(response, request, pool)
+        target = urljoin(url, response.headers["Location"])
+        response.close()
+        if urlsplit(target)[:2] != urlsplit(url)[:2]:
+            raise broken(
+                f"the endpoint redirects to another host, {urlsplit(target).hostname}, where "
+                f"neither the prompt nor the key is sent: if it is right, set api_base to it",
+                request.model,
+            )
+        url = target
+    raise broken("the endpoint's redirects lead nowhere", request.model)
+
+
+async def _refusal(
+    response: aiohttp.ClientResponse, request: Request, pool: Pool
+) -> GenerationError:
+    body = b""
+    try:
+        # Whatever becomes of the text, the status has come.
+        with contextlib.suppress(aiohttp.ClientError, GenerationError, TimeoutError):
+            body = await read_all(response, _MOST_OF_A_REFUSAL, request.model)
+    finally:
+        response.close()
+    return refused(
+        response.status,
+        response.headers,
+        body,
+        model=request.model,
+        redactor=_redactor(request, pool),
+        had_key=request.endpoint.has_key,
+    )
+
+
+async def _object(response: aiohttp.ClientResponse, request: Request) -> Mapping[str, Any]:
+    """Return the JSON of an answer."""
+    data = await read_all(response, request.most, request.model)
+    try:
+        answer = _json.decode(data)
+    except ValueError as error:
+        text = f"the answer is no JSON, but {response.content_type}"
+        raise broken(text, request.model) from error
+    return _checked(answer, request.model)
+
+
+def _chunks(events: Iterable[Event], model: str) -> Iterator[Mapping[str, Any] | None]:
+    """Yield the JSON of each event; None for the one that says that there are no more."""
+    for event in events:
+        if event.data == _DONE:
+            yield None
+            return
+        try:
+            chunk = _json.decode(event.data)
+        except ValueError as error:
+            raise broken("the endpoint streamed what is no JSON", model) from error
+        yield _checked(chunk, model)
+
+
+def _checked(answer: Any, model: str) -> Mapping[str, Any]:
+    if not isinstance(answer, dict):
+        raise broken(f"the answer is no object, but {type(answer).__name__}", model)
+    error = reported_error(answer, model)
+    if error is not None:
+        raise error
+    return answer
+
+
+def _cut_off(model: str) -> ProviderConnectionError:
+    text = "the stream ended before the answer did"
+    return ProviderConnectionError(text, provider=PROVIDER, model=model)
+
+
+async def _goodbye(response: aiohttp.ClientResponse) -> None:
+    """Read the end of a stream, so that its connection can be used again."""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(_GOODBYE_S):
+            while not response.content.at_eof():
+                await response.content.readany()
+
+
+@contextlib.contextmanager
+def _uniform_errors(request: Request, pool: Pool) -> Iterator[None]:
+    try:
+        yield
+    except GenerationError as error:
+        clean(error, _redactor(request, pool))
+        raise
+    except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
+        raise to_rigging_error(
+            error, model=request.model, redactor=_redactor(request, pool)
+        ) from error
+
+
+def _redactor(request: Request, pool: Pool) -> Redactor:
+    proxy = pool.proxy(request.endpoint.base)
+    return Redactor([*request.endpoint.secrets, *(credentials(proxy) if proxy else ())])

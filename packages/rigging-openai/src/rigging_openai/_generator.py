@@ -1,0 +1,337 @@
+"""The generator: requests to any endpoint that speaks OpenAI's protocol, one call each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+from pydantic import Field, PrivateAttr, field_serializer
+
+from rigging.error import (
+    AuthenticationError,
+    BadRequestError,
+    InvalidMessageError,
+)
+from rigging.remote import CHAT_ONLY, RemoteGenerator, each
+from rigging_openai._adapting import Adapted
+from rigging_openai._endpoint import OPENAI, PROVIDER, Endpoint, is_hidden, make_endpoint
+from rigging_openai._lazy import LazyClient
+from rigging_openai._request import Request, request_arguments, streamed, whole
+from rigging_openai._results import to_message, to_text
+from rigging_openai._streams import ChatReader, TextReader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+
+    from rigging.limits import Left
+    from rigging.message import Message
+    from rigging.params import GenerateParams
+    from rigging.result import GeneratedMessage, GeneratedText
+    from rigging_openai._client import Client
+    from rigging_openai._streams import Reader
+
+__all__ = ["OpenAIGenerator"]
+
+_ResultT = TypeVar("_ResultT")
+
+_MOST_ENDPOINTS: Final = 64  # remembered; there is one, unless params name another
+
+
+class OpenAIGenerator(RemoteGenerator):
+    """Models behind an endpoint that speaks OpenAI's protocol.
+
+    The address is the parameter ``api_base``, else ``OPENAI_BASE_URL``, else OpenAI's; the key
+    is ``api_key``, else ``OPENAI_API_KEY``, and an empty one is none. What stands in
+    ``params.extra`` becomes part of the request's body.
+
+    How many requests are in flight, how closely they follow and how often they go again is
+    said by the fields of `rigging.remote.RemoteGenerator`. ``params.timeout`` limits the time
+    that the endpoint takes for one attempt, without what the reader of a stream does
+    meanwhile. A parameter that the endpoint refuses by its name is left out, and an
+    `UnsupportedParameterWarning` names it once.
+
+    Attributes:
+        organization: Whose account to bill at OpenAI; else ``OPENAI_ORG_ID``, where the
+            address is not given either.
+        project: Within the organization; else ``OPENAI_PROJECT_ID``, likewise.
+        headers: Further headers of every request. Values under a secret's name, such as
+            ``api-key``, are sent, and never shown, dumped, pickled or written back.
+        query: Further names and values behind the address; the same goes for them.
+        ca_file: The certificates to trust, in PEM; None: those that the system trusts.
+        connect_timeout: Seconds for a connection; None is no limit.
+        read_timeout: Seconds between two pieces of an answer, and until the first; None is no
+            limit.
+        max_response_bytes: The longest answer, unpacked.
+
+    Raises:
+        MissingDependencyError: At the first request, if the HTTP client is not installed.
+
+    Example:
+        >>> import rigging as rg
+        >>> generator = rg.get_generator("openai!tiny,api_base=http://127.0.0.1:8000/v1")
+        >>> generator.to_identifier()
+        'openai!tiny,api_base=http://127.0.0.1:8000/v1'
+
+    Source:
+        OpenAI API reference, "Chat Completions" and "Completions".
+    """
+
+    plugin_api: ClassVar[int] = 1
+
+    organization: str | None = None
+    project: str | None = None
+    headers: dict[str, str] = Field(default_factory=dict)
+    query: dict[str, str] = Field(default_factory=dict)
+    ca_file: str | None = None
+    connect_timeout: float | None = Field(default=10.0, gt=0, allow_inf_nan=False)
+    read_timeout: float | None = Field(default=600.0, gt=0, allow_inf_nan=False)
+    max_response_bytes: int = Field(default=2**26, ge=1)
+
+    _client: LazyClient = PrivateAttr(default_factory=LazyClient)
+    _adapted: Adapted = PrivateAttr(default_factory=Adapted)
+    _endpoints: dict[tuple[object, ...], Endpoint] = PrivateAttr(default_factory=dict)
+
+    async def generate_messages(
+        self, messages: Sequence[Sequence[Message]], params: Sequence[GenerateParams]
+    ) -> Sequence[GeneratedMessage | BaseException]:
+        """Continue each conversation by one message.
+
+        Args:
+            messages: Conversations, shape ``(batch, length_i)``.
+            params: Override the generator's own; one per conversation.
+
+        Returns:
+            One result per conversation, in order; an error is that item's failure.
+
+        Raises:
+            MissingDependencyError: If the HTTP client is not installed.
+        """
+        client = await self._client.get()
+
+        async def one(conversation: Sequence[Message], own: GenerateParams) -> GeneratedMessage:
+            request = self._chat(conversation, own)
+            return await self._ask(client, request, to_message)
+
+        return await each(one, messages, params)
+
+    async def generate_texts(
+        self, texts: Sequence[str], params: Sequence[GenerateParams]
+    ) -> Sequence[GeneratedText | BaseException]:
+        """Continue each text.
+
+        Args:
+            texts: Prompts, shape ``(batch,)``.
+            params: Override the generator's own; one per text.
+
+        Returns:
+            One result per text, in order; an error is that item's failure.
+
+        Raises:
+            MissingDependencyError: If the HTTP client is not installed.
+        """
+        client = await self._client.get()
+
+        async def one(text: str, own: GenerateParams) -> GeneratedText:
+            return await self._ask(client, self._completion(text, own), to_text)
+
+        return await each(one, texts, params)
+
+    async def stream_messages(
+        self, messages: Sequence[Message], params: GenerateParams
+    ) -> AsyncGenerator[str | GeneratedMessage, None]:
+        """Continue one conversation, text by text.
+
+        Closing the stream, or cancelling its reader, ends the request; until then it counts
+        as one in flight.
+
+        Args:
+            messages: The conversation.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text as they come, then the finished result as the last item.
+
+        Raises:
+            GenerationError: If the request failed.
+            MissingDependencyError: If the HTTP client is not installed.
+        """
+        client = await self._client.get()
+        request = self._chat(messages, params)
+        pieces = self._stream(client, request, lambda: ChatReader(self.model))
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    async def stream_texts(
+        self, text: str, params: GenerateParams
+    ) -> AsyncGenerator[str | GeneratedText, None]:
+        """Continue one text, piece by piece; see `stream_messages`.
+
+        Args:
+            text: The prompt.
+            params: Override the generator's own.
+
+        Yields:
+            Pieces of the text as they come, then the finished result as the last item.
+
+        Raises:
+            GenerationError: If the request failed.
+            MissingDependencyError: If the HTTP client is not installed.
+        """
+        client = await self._client.get()
+        request = self._completion(text, params)
+        pieces = self._stream(client, request, lambda: TextReader(self.model))
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    # -- What is sent --------------------------------------------------------------------
+
+    def _chat(self, conversation: Sequence[Message], own: GenerateParams) -> Request:
+        if not conversation:
+            raise InvalidMessageError("the conversation is empty: pass at least one message")
+        params = self.params.merge_with(own)
+        prompt = {"messages": [message.to_openai() for message in conversation]}
+        return self._request("chat/completions", prompt, params, request_arguments(params))
+
+    def _completion(self, text: str, own: GenerateParams) -> Request:
+        params = self.params.merge_with(own)
+        arguments = request_arguments(params)
+        without = CHAT_ONLY & arguments.keys()
+        self.warn_left_out(PROVIDER, without)
+        taken = {name: value for name, value in arguments.items() if name not in without}
+        return self._request("completions", {"prompt": text}, params, taken)
+
+    def _request(
+        self, path: str, prompt: dict[str, Any], params: GenerateParams, arguments: dict[str, Any]
+    ) -> Request:
+        return Request(
+            endpoint=self._endpoint(params.api_base),
+            path=path,
+            model=self.model,
+            prompt={"model": self.model, **prompt},
+            arguments=arguments,
+            timeout_s=params.timeout,
+            connect_s=self.connect_timeout,
+            read_s=self.read_timeout,
+            ca_file=self.ca_file,
+            most=self.max_response_bytes,
+            announces=self.min_delay_between_requests > 0,
+        )
+
+    def _endpoint(self, api_base: str | None) -> Endpoint:
+        """Return where requests to an address go, and what they carry.
+
+        Raises:
+            AuthenticationError: If OpenAI itself would get no key.
+            BadRequestError: If no request can be built.
+        """
+        base, organization, project = api_base, self.organization, self.project
+        if base is None:
+            base = os.environ.get("OPENAI_BASE_URL") or OPENAI
+            # With another address they are nobody else's business.
+            organization = organization or os.environ.get("OPENAI_ORG_ID")
+            project = project or os.environ.get("OPENAI_PROJECT_ID")
+        key = os.environ.get("OPENAI_API_KEY") if self.api_key is None else self.api_key
+        facts = (base, key, organization, project, *self.headers.items(), *self.query.items())
+        endpoint = self._endpoints.get(facts)
+        if endpoint is None:
+            endpoint = make_endpoint(
+                base,
+                model=self.model,
+                api_key=key,
+                organization=organization,
+                project=project,
+                headers=self.headers,
+                query=self.query,
+            )
+            if len(self._endpoints) == _MOST_ENDPOINTS:
+                self._endpoints.clear()
+            self._endpoints[facts] = endpoint
+        if endpoint.base == OPENAI and not endpoint.has_key:
+            raise AuthenticationError(
+                "OpenAI wants a key: set OPENAI_API_KEY, or give api_key; for another endpoint, "
+                "give api_base",
+                provider=PROVIDER,
+                model=self.model,
+            )
+        return endpoint
+
+    # -- Sending it ----------------------------------------------------------------------
+
+    async def _ask(
+        self,
+        client: Client,
+        request: Request,
+        read: Callable[[Mapping[str, Any], str], _ResultT],
+    ) -> _ResultT:
+        """Send one request and read its answer."""
+        sent = self._taken(request)
+
+        async def attempt(left: Left) -> _ResultT:
+            return await client.ask(request, {**request.prompt, **whole(sent)}, left, read)
+
+        while True:
+            try:
+                return await self.limiter.run(attempt, self.limits, endpoint=request.key)
+            except BadRequestError as error:
+                again = self._taken_after(request, error)
+                if again == sent:
+                    raise
+                sent = again
+
+    async def _stream(
+        self, client: Client, request: Request, make_reader: Callable[[], Reader[_ResultT]]
+    ) -> AsyncGenerator[str | _ResultT, None]:
+        """Send one request and read its answer as it comes."""
+        sent = self._streamed(request)
+
+        async def attempt(left: Left) -> AsyncGenerator[str | _ResultT, None]:
+            pieces = client.stream(request, {**request.prompt, **sent}, left, make_reader())
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+
+        while True:
+            pieces = self.limiter.stream(attempt, self.limits, endpoint=request.key)
+            try:
+                async with contextlib.aclosing(pieces):
+                    async for piece in pieces:
+                        yield piece
+            except BadRequestError as error:  # which comes before the first piece, or not at all
+                self._adapted.learn(request.key, error.__cause__, request.arguments)
+                again = self._streamed(request)
+                if again == sent:
+                    raise
+                sent = again
+            else:
+                return
+
+    def _taken(self, request: Request) -> dict[str, Any]:
+        """Return the arguments of a request as its endpoint takes them."""
+        self.warn_left_out(PROVIDER, self._adapted.left_out(request.key, request.arguments))
+        return self._adapted.taken(request.key, request.arguments)
+
+    def _taken_after(self, request: Request, error: BadRequestError) -> dict[str, Any]:
+        """Return the same once more, after what a refusal teaches."""
+        self._adapted.learn(request.key, error.__cause__, request.arguments)
+        return self._taken(request)
+
+    def _streamed(self, request: Request) -> dict[str, Any]:
+        return streamed(self._taken(request), with_usage=self._adapted.reports_usage(request.key))
+
+    # -- What is not shown ---------------------------------------------------------------
+
+    @field_serializer("headers", "query")
+    def _without_secrets(self, values: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in values.items() if not is_hidden(name)}
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            hides = name in {"headers", "query"}
+            yield name, self._without_secrets(value) if hides else value
+
+    def _values(self) -> dict[str, Any]:
+        values = super()._values()
+        return values | {name: self._without_secrets(values[name]) for name in ("headers", "query")}

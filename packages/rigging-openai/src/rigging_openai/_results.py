@@ -1,0 +1,168 @@
+"""Answers, as results of ours: what has no place of its own there is kept in ``extra``."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from rigging.error import InvalidMessageError, ResponseError
+from rigging.http import error_class, read_report
+from rigging.message import FunctionCall, Message, ToolCall
+from rigging.result import GeneratedMessage, GeneratedText, StopReason, Usage
+from rigging_openai._endpoint import PROVIDER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
+
+    from rigging.error import GenerationError
+
+__all__ = ["broken", "reported_error", "to_message", "to_text"]
+
+# What has a place of its own in a result; everything else goes into `extra`.
+_RESPONSE: Final = frozenset({"choices", "usage", "object"})
+_CHOICE: Final = frozenset({"finish_reason", "index", "message", "text"})
+_MESSAGE: Final = frozenset({"role", "content", "tool_calls"})
+
+_USAGE: Final[Mapping[str, str]] = {
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+    "total_tokens": "total_tokens",
+}
+
+
+def to_message(response: Mapping[str, Any], model: str) -> GeneratedMessage:
+    """Read a chat completion.
+
+    Raises:
+        ResponseError: If there is no message in it.
+    """
+    choice = _first_choice(response, model)
+    said = choice.get("message")
+    if not isinstance(said, dict):
+        raise broken("the answer holds no message", model)
+    text, other_parts = _content(said.get("content"))
+    try:
+        calls = said.get("tool_calls")
+        message = Message("assistant", text, tool_calls=_tool_calls(calls) if calls else ())
+    except (AttributeError, InvalidMessageError, KeyError, TypeError) as error:
+        raise broken(f"the answer holds no valid message: {error}", model) from error
+    usage, rest = _usage(response)
+    extra = _rest(response, _RESPONSE) | _rest(choice, _CHOICE) | _rest(said, _MESSAGE)
+    return GeneratedMessage(
+        message=message,
+        stop_reason=StopReason(choice.get("finish_reason") or "unknown"),
+        usage=usage,
+        extra={**extra, **rest, **({"content": other_parts} if other_parts else {})},
+    )
+
+
+def to_text(response: Mapping[str, Any], model: str) -> GeneratedText:
+    """Read a text completion.
+
+    Raises:
+        ResponseError: If there is no text in it.
+    """
+    choice = _first_choice(response, model)
+    text = choice.get("text")
+    if not isinstance(text, str):
+        raise broken("the answer holds no text", model)
+    usage, rest = _usage(response)
+    return GeneratedText(
+        text=text,
+        stop_reason=StopReason(choice.get("finish_reason") or "unknown"),
+        usage=usage,
+        extra={**_rest(response, _RESPONSE), **_rest(choice, _CHOICE), **rest},
+    )
+
+
+def reported_error(part: Mapping[str, Any], model: str) -> GenerationError | None:
+    """Return the error in what an endpoint sends as an answer, or as a piece of one."""
+    if not part.get("error") and part.get("object") != "error":
+        return None
+    report = read_report(part)
+    if report is None:
+        return broken("the endpoint reports an error, and not which", model)
+    return error_class(None, report.codes, report.message)(
+        report.message or "the endpoint reports an error",
+        provider=PROVIDER,
+        model=model,
+        retryable=report.retryable,
+    )
+
+
+def broken(text: str, model: str) -> ResponseError:
+    """Return the error of an answer that breaks the protocol."""
+    return ResponseError(text, provider=PROVIDER, model=model)
+
+
+def _first_choice(response: Mapping[str, Any], model: str) -> Mapping[str, Any]:
+    choices = response.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise broken("the answer holds no choices", model)
+    return choices[0]
+
+
+def _content(content: Any) -> tuple[str, list[Any]]:
+    """Return the text of a message, and what is no text among its parts."""
+    if not isinstance(content, list):
+        return content or "", []
+    texts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    others = [part for part in content if part not in texts]
+    return "".join(part["text"] for part in texts), others
+
+
+def _tool_calls(calls: list[Any]) -> tuple[ToolCall, ...]:
+    return tuple(
+        ToolCall(
+            # Some servers give none, and the answer to a call has to name it.
+            id=call.get("id") or f"call_{uuid.uuid4().hex}",
+            function=FunctionCall(
+                name=call["function"]["name"],
+                arguments=_call_arguments(call["function"].get("arguments")),
+            ),
+        )
+        for call in calls
+    )
+
+
+def _call_arguments(arguments: Any) -> str:
+    if isinstance(arguments, str):
+        return arguments
+    return "" if arguments is None else json.dumps(arguments)
+
+
+def _usage(response: Mapping[str, Any]) -> tuple[Usage | None, dict[str, Any]]:
+    """Return the usage that the endpoint reports, or what it says in its place."""
+    reported = response.get("usage")
+    if not isinstance(reported, dict):
+        return None, {}
+    counts: dict[str, Any] = {
+        _USAGE.get(name, name): _without_none(value) if isinstance(value, dict) else value
+        for name, value in reported.items()
+        if _says_something(value)
+    }
+    if not counts.get("input_tokens") and not counts.get("output_tokens"):
+        return None, {}
+    try:
+        return Usage(**counts), {}
+    except ValidationError:
+        return None, {"usage": reported}
+
+
+def _rest(part: Mapping[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
+    """Return what a part of an answer holds beyond ``known``, and says something."""
+    return {k: v for k, v in part.items() if k not in known and _says_something(v)}
+
+
+def _without_none(counts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in counts.items() if value is not None}
+
+
+def _says_something(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_says_something, value.values()))
+    return value is not None and value != "" and value != []
