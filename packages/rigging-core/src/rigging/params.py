@@ -99,7 +99,7 @@ class GenerateParams(Model):
         Raises:
             InvalidParamsError: If something else is given.
         """
-        values = {**self.__dict__, "extra": dict(self.extra)}
+        changed: dict[str, Any] = {"extra": dict(self.extra)}
         for other in others:
             if other is None:
                 continue
@@ -110,16 +110,17 @@ class GenerateParams(Model):
                 )
             for name, value in other.__dict__.items():
                 if name == "extra":
-                    values["extra"].update(value)
+                    changed["extra"].update(value)
                 elif value is not None:
-                    values[name] = value
+                    changed[name] = value
         # Their own containers, but not all the way down: tools may be large, and this
         # happens once per request.
         for name in _CONTAINERS:
-            if values[name]:
-                values[name] = copy.copy(values[name])
+            value = changed.get(name, self.__dict__[name])
+            if value:
+                changed[name] = copy.copy(value)
         # Each value was validated when its own object was made.
-        return GenerateParams.model_construct(**values)
+        return self.model_copy(update=changed)
 
     def unshared(self) -> GenerateParams:
         """Return parameters with containers of their own: themselves, if they hold none."""

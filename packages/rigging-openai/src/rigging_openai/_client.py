@@ -22,7 +22,7 @@ from rigging_openai._results import broken, reported_error
 from rigging_openai._sessions import Sessions, credentials
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from rigging_openai._events import Event
     from rigging_openai._request import Request
@@ -67,9 +67,14 @@ class Client:
             GenerationError: If no answer came, or one that says no.
         """
         pool = await self._sessions.pool()
-        with _uniform_errors(request, pool):
-            timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
+        timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
+        try:
             return await timeout.wait(_ask(pool, request, body, left, read))
+        except GenerationError as error:
+            clean(error, _redactor(request, pool))
+            raise
+        except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
+            raise _uniform(error, request, pool) from error
 
     async def stream(
         self,
@@ -93,38 +98,18 @@ class Client:
             GenerationError: If no answer came, one that says no, or a part of one.
         """
         pool = await self._sessions.pool()
-        with _uniform_errors(request, pool):
-            timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
+        timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
+        try:
             response = await timeout.wait(_send(pool, request, body, left))
-            try:
-                if response.content_type == "application/json":  # the endpoint does not stream
-                    result = reader.whole(await timeout.wait(_object(response, request)))
-                    if text := str(result):
-                        yield text
-                    yield result
-                    return
-                is_done = False
-                parser = EventParser()
-                pieces = pieces_of(response, request.most, request.model)
-                async with contextlib.aclosing(pieces):
-                    while not is_done:
-                        piece = await timeout.wait(anext(pieces, None))
-                        events = parser.end() if piece is None else parser.feed(piece)
-                        for chunk in _chunks(events, request.model):
-                            if chunk is None:
-                                is_done = True
-                                break
-                            if text := reader.piece(chunk):
-                                yield text
-                        if piece is None:
-                            break
-                result = reader.result()
-                if not (is_done or reader.has_ended):
-                    raise _cut_off(request.model)
-                await _goodbye(response)
-                yield result
-            finally:
-                response.close()
+            pieces = _pieces(response, request, timeout, reader)
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+        except GenerationError as error:
+            clean(error, _redactor(request, pool))
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            raise _uniform(error, request, pool) from error
 
 
 async def _ask(
@@ -212,6 +197,44 @@ async def _refusal(
     )
 
 
+async def _pieces(
+    response: aiohttp.ClientResponse,
+    request: Request,
+    timeout: RequestTimeout,
+    reader: Reader[_ResultT],
+) -> AsyncGenerator[str | _ResultT, None]:
+    """Yield the pieces of a text, and the result that they add up to; the answer is closed."""
+    try:
+        if response.content_type == "application/json":  # the endpoint does not stream
+            result = reader.whole(await timeout.wait(_object(response, request)))
+            if text := str(result):
+                yield text
+            yield result
+            return
+        parser = EventParser()
+        pieces = pieces_of(response, request.most, request.model)
+        is_done = False
+        async with contextlib.aclosing(pieces):
+            while not is_done:
+                piece = await timeout.wait(anext(pieces, None))
+                events = parser.end() if piece is None else parser.feed(piece)
+                for event in events:
+                    is_done = event.data == _DONE
+                    if is_done:
+                        break
+                    if text := reader.piece(_chunk(event, request.model)):
+                        yield text
+                if piece is None:
+                    break
+        result = reader.result()
+        if not (is_done or reader.has_ended):
+            raise _cut_off(request.model)
+        await _goodbye(response)
+        yield result
+    finally:
+        response.close()
+
+
 async def _object(response: aiohttp.ClientResponse, request: Request) -> Mapping[str, Any]:
     """Return the JSON of an answer."""
     data = await read_all(response, request.most, request.model)
@@ -223,17 +246,13 @@ async def _object(response: aiohttp.ClientResponse, request: Request) -> Mapping
     return _checked(answer, request.model)
 
 
-def _chunks(events: Iterable[Event], model: str) -> Iterator[Mapping[str, Any] | None]:
-    """Yield the JSON of each event; None for the one that says that there are no more."""
-    for event in events:
-        if event.data == _DONE:
-            yield None
-            return
-        try:
-            chunk = _json.decode(event.data)
-        except ValueError as error:
-            raise broken("the endpoint streamed what is no JSON", model) from error
-        yield _checked(chunk, model)
+def _chunk(event: Event, model: str) -> Mapping[str, Any]:
+    """Return the JSON of an event."""
+    try:
+        chunk = _json.decode(event.data)
+    except ValueError as error:
+        raise broken("the endpoint streamed what is no JSON", model) from error
+    return _checked(chunk, model)
 
 
 def _checked(answer: Any, model: str) -> Mapping[str, Any]:
@@ -258,17 +277,8 @@ async def _goodbye(response: aiohttp.ClientResponse) -> None:
                 await response.content.readany()
 
 
-@contextlib.contextmanager
-def _uniform_errors(request: Request, pool: Pool) -> Iterator[None]:
-    try:
-        yield
-    except GenerationError as error:
-        clean(error, _redactor(request, pool))
-        raise
-    except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
-        raise to_rigging_error(
-            error, model=request.model, redactor=_redactor(request, pool)
-        ) from error
+def _uniform(error: Exception, request: Request, pool: Pool) -> GenerationError:
+    return to_rigging_error(error, model=request.model, redactor=_redactor(request, pool))
 
 
 def _redactor(request: Request, pool: Pool) -> Redactor:

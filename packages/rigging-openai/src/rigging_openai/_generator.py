@@ -199,7 +199,8 @@ class OpenAIGenerator(RemoteGenerator):
         params = self.params.merge_with(own)
         arguments = request_arguments(params)
         without = CHAT_ONLY & arguments.keys()
-        self.warn_left_out(PROVIDER, without)
+        if without:
+            self.warn_left_out(PROVIDER, without)
         taken = {name: value for name, value in arguments.items() if name not in without}
         return self._request("completions", {"prompt": text}, params, taken)
 
@@ -267,31 +268,28 @@ class OpenAIGenerator(RemoteGenerator):
         read: Callable[[Mapping[str, Any], str], _ResultT],
     ) -> _ResultT:
         """Send one request and read its answer."""
-        sent = self._taken(request)
+        body = self._body(request, stream=False)
 
         async def attempt(left: Left) -> _ResultT:
-            return await client.ask(request, {**request.prompt, **whole(sent)}, left, read)
+            return await client.ask(request, body, left, read)
 
         while True:
             try:
                 return await self.limiter.run(attempt, self.limits, endpoint=request.key)
             except BadRequestError as error:
-                again = self._taken_after(request, error)
-                if again == sent:
+                self._adapted.learn(request.key, error.__cause__, request.arguments)
+                refused, body = body, self._body(request, stream=False)
+                if body == refused:
                     raise
-                sent = again
 
     async def _stream(
         self, client: Client, request: Request, make_reader: Callable[[], Reader[_ResultT]]
     ) -> AsyncGenerator[str | _ResultT, None]:
         """Send one request and read its answer as it comes."""
-        sent = self._streamed(request)
+        body = self._body(request, stream=True)
 
-        async def attempt(left: Left) -> AsyncGenerator[str | _ResultT, None]:
-            pieces = client.stream(request, {**request.prompt, **sent}, left, make_reader())
-            async with contextlib.aclosing(pieces):
-                async for piece in pieces:
-                    yield piece
+        def attempt(left: Left) -> AsyncGenerator[str | _ResultT, None]:
+            return client.stream(request, body, left, make_reader())
 
         while True:
             pieces = self.limiter.stream(attempt, self.limits, endpoint=request.key)
@@ -299,27 +297,24 @@ class OpenAIGenerator(RemoteGenerator):
                 async with contextlib.aclosing(pieces):
                     async for piece in pieces:
                         yield piece
-            except BadRequestError as error:  # which comes before the first piece, or not at all
+            except BadRequestError as error:  # before the first piece, or not at all
                 self._adapted.learn(request.key, error.__cause__, request.arguments)
-                again = self._streamed(request)
-                if again == sent:
+                refused, body = body, self._body(request, stream=True)
+                if body == refused:
                     raise
-                sent = again
             else:
                 return
 
-    def _taken(self, request: Request) -> dict[str, Any]:
-        """Return the arguments of a request as its endpoint takes them."""
-        self.warn_left_out(PROVIDER, self._adapted.left_out(request.key, request.arguments))
-        return self._adapted.taken(request.key, request.arguments)
-
-    def _taken_after(self, request: Request, error: BadRequestError) -> dict[str, Any]:
-        """Return the same once more, after what a refusal teaches."""
-        self._adapted.learn(request.key, error.__cause__, request.arguments)
-        return self._taken(request)
-
-    def _streamed(self, request: Request) -> dict[str, Any]:
-        return streamed(self._taken(request), with_usage=self._adapted.reports_usage(request.key))
+    def _body(self, request: Request, *, stream: bool) -> dict[str, Any]:
+        """Return the body of a request as its endpoint takes it, as far as is known."""
+        key, adapted = request.key, self._adapted
+        left_out = adapted.left_out(key, request.arguments)
+        if left_out:
+            self.warn_left_out(PROVIDER, left_out)
+        taken = adapted.taken(key, request.arguments)
+        if not stream:
+            return {**request.prompt, **whole(taken)}
+        return {**request.prompt, **streamed(taken, with_usage=adapted.reports_usage(key))}
 
     # -- What is not shown ---------------------------------------------------------------
 

@@ -51,12 +51,13 @@ def to_message(response: Mapping[str, Any], model: str) -> GeneratedMessage:
     except (AttributeError, InvalidMessageError, KeyError, TypeError) as error:
         raise broken(f"the answer holds no valid message: {error}", model) from error
     usage, rest = _usage(response)
-    extra = _rest(response, _RESPONSE) | _rest(choice, _CHOICE) | _rest(said, _MESSAGE)
+    if other_parts:
+        rest["content"] = other_parts
     return GeneratedMessage(
         message=message,
         stop_reason=StopReason(choice.get("finish_reason") or "unknown"),
         usage=usage,
-        extra={**extra, **rest, **({"content": other_parts} if other_parts else {})},
+        extra=_extra((response, _RESPONSE), (choice, _CHOICE), (said, _MESSAGE)) | rest,
     )
 
 
@@ -75,7 +76,7 @@ def to_text(response: Mapping[str, Any], model: str) -> GeneratedText:
         text=text,
         stop_reason=StopReason(choice.get("finish_reason") or "unknown"),
         usage=usage,
-        extra={**_rest(response, _RESPONSE), **_rest(choice, _CHOICE), **rest},
+        extra=_extra((response, _RESPONSE), (choice, _CHOICE)) | rest,
     )
 
 
@@ -153,9 +154,14 @@ def _usage(response: Mapping[str, Any]) -> tuple[Usage | None, dict[str, Any]]:
         return None, {"usage": reported}
 
 
-def _rest(part: Mapping[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
-    """Return what a part of an answer holds beyond ``known``, and says something."""
-    return {k: v for k, v in part.items() if k not in known and _says_something(v)}
+def _extra(*parts: tuple[Mapping[str, Any], AbstractSet[str]]) -> dict[str, Any]:
+    """Return what parts of an answer hold beyond what is known of each, and says something."""
+    return {
+        name: value
+        for part, known in parts
+        for name, value in part.items()
+        if name not in known and _says_something(value)
+    }
 
 
 def _without_none(counts: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,14 +50,13 @@ class Pool:
 
     def proxy(self, url: str) -> str | None:
         """Return the proxy that the environment names for an address; None if there is none."""
-        parts = urlsplit(url)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        if origin not in self._proxies:
+        if url not in self._proxies:
+            parts = urlsplit(url)
             proxies = urllib.request.getproxies()
             passed_by = urllib.request.proxy_bypass(parts.netloc)
             proxy = proxies.get(parts.scheme, proxies.get("all"))
-            self._proxies[origin] = None if passed_by else proxy
-        return self._proxies[origin]
+            self._proxies[url] = None if passed_by else proxy
+        return self._proxies[url]
 
     async def tls(self, ca_file: str | None) -> ssl.SSLContext | bool:
         """Return what TLS trusts: the certificates in a file, or what the system does.
