@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import web
 
 if TYPE_CHECKING:
+    import ssl
     from types import TracebackType
 
 __all__ = ["LoopbackServer"]
@@ -22,13 +23,19 @@ class LoopbackServer:
 
     Args:
         port: Where to listen; 0 takes any port that is free.
+        tls: To speak HTTPS.
+
+    Attributes:
+        loop: Its own, in its thread.
+        runner: What runs it; for its connections.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.port = port
-        self._loop = asyncio.new_event_loop()
+        self._tls = tls
+        self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
-            target=self._loop.run_forever, name=type(self).__name__, daemon=True
+            target=self.loop.run_forever, name=type(self).__name__, daemon=True
         )
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -38,7 +45,7 @@ class LoopbackServer:
     def __enter__(self) -> Self:
         self._thread.start()
         try:
-            asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(timeout=10)
+            asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(timeout=10)
         except OSError:
             self._stop()
             raise
@@ -56,16 +63,16 @@ class LoopbackServer:
         app = web.Application(client_max_size=2**26)
         self.add_routes(app.router)
         # A caller that hangs up is in flight no more.
-        self._runner = web.AppRunner(
+        self.runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
         )
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await self.runner.setup()
+        site = web.TCPSite(self.runner, "127.0.0.1", self.port, ssl_context=self._tls)
         await site.start()
-        self.port = self._runner.addresses[0][1]
+        self.port = self.runner.addresses[0][1]
 
     def _stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(timeout=10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(timeout=10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()

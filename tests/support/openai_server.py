@@ -19,6 +19,7 @@ from aiohttp import web
 from tests.support.loopback import LoopbackServer
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["OpenAIServer", "Reply", "Request", "error_body"]
@@ -40,6 +41,7 @@ class Reply:
         events: What to stream, whatever was asked for: dicts as JSON, text as it is. None:
             where a stream is asked for, a body that is a dict is cut up into events.
         cut: Break the connection off after the events, before the stream's end.
+        stream: False: answer whole, even where a stream was asked for.
     """
 
     body: dict[str, Any] | str | None = None
@@ -51,16 +53,28 @@ class Reply:
     trickle_s: float = 0.0
     events: Sequence[dict[str, Any] | str] | None = None
     cut: bool = False
+    stream: bool = True
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it arrived; ``at`` is `time.monotonic`."""
+    """A request as it arrived.
+
+    Attributes:
+        path: Below ``/v1``, or below the root.
+        headers: As they were sent.
+        body: The JSON.
+        at: `time.monotonic`.
+        query: Names and values behind the path.
+        connection: The caller's port, which tells connections apart.
+    """
 
     path: str
     headers: Mapping[str, str]
     body: dict[str, Any]
     at: float
+    query: Mapping[str, str] = field(default_factory=dict)
+    connection: int = 0
 
 
 class OpenAIServer(LoopbackServer):
@@ -73,15 +87,16 @@ class OpenAIServer(LoopbackServer):
         usual: What every request is answered with that no prepared reply is left for.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls=tls)
+        self._scheme = "http" if tls is None else "https"
         self._in_flight = 0
         self.reset()
 
     @property
     def root(self) -> str:
         """The address without a path."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
@@ -121,7 +136,16 @@ class OpenAIServer(LoopbackServer):
         try:
             body = await request.json()
             path = request.match_info["path"]
-            self.requests.append(Request(path, dict(request.headers), body, at))
+            self.requests.append(
+                Request(
+                    path,
+                    dict(request.headers),
+                    body,
+                    at,
+                    dict(request.query),
+                    request.get_extra_info("peername")[1],
+                )
+            )
             reply = self._prepared.popleft() if self._prepared else self.usual
             if reply.delay_s:
                 await asyncio.sleep(reply.delay_s)
@@ -195,7 +219,7 @@ def _events(
         return reply.events
     whole = reply.status == 200 and not isinstance(reply.body, str) and not reply.drop
     whole = whole and reply.raw is None
-    if not asked.get("stream") or not whole:
+    if not asked.get("stream") or not whole or not reply.stream:
         return None
     body = _usual_body(path, asked) if reply.body is None else reply.body
     return list(_cut_up(body, asked)) if body.get("choices") else [body]

@@ -144,7 +144,10 @@ def write_options(model: Model, names: set[str]) -> dict[str, str]:
     return {
         key: raw
         for name in fields
-        if name in values and not options[name].secret
+        # What hides its secrets may have nothing left to say.
+        if name in values
+        and not options[name].secret
+        and values[name] != fields[name].get_default(call_default_factory=True)
         for key, raw in options[name].write(values[name]).items()
     }
 

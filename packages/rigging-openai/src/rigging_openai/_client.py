@@ -157,7 +157,9 @@ async def _send(
                 allow_redirects=False,
                 trace_request_ctx=left,
             )
-        except ValueError as error:  # of an address, or of a proxy's
+        except (aiohttp.InvalidURL, ValueError) as error:  # of an address, or of a proxy's
+            if isinstance(error, aiohttp.ClientConnectionError):
+                raise  # one of a certificate is both
             raise BadRequestError(
                 f"the request cannot be sent: {error}", provider=PROVIDER, model=request.model
             ) from error
@@ -200,13 +202,13 @@ async def _refusal(
 async def _pieces(
     response: aiohttp.ClientResponse,
     request: Request,
-    timeout: RequestTimeout,
+    limit: RequestTimeout,
     reader: Reader[_ResultT],
 ) -> AsyncGenerator[str | _ResultT, None]:
     """Yield the pieces of a text, and the result that they add up to; the answer is closed."""
     try:
         if response.content_type == "application/json":  # the endpoint does not stream
-            result = reader.whole(await timeout.wait(_object(response, request)))
+            result = reader.whole(await limit.wait(_object(response, request)))
             if text := str(result):
                 yield text
             yield result
@@ -216,7 +218,7 @@ async def _pieces(
         is_done = False
         async with contextlib.aclosing(pieces):
             while not is_done:
-                piece = await timeout.wait(anext(pieces, None))
+                piece = await limit.wait(anext(pieces, None))
                 events = parser.end() if piece is None else parser.feed(piece)
                 for event in events:
                     is_done = event.data == _DONE
