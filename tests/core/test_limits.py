@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rigging._quota import Allowance
 from rigging._slots import Slots
 from rigging.error import (
     BadRequestError,
@@ -27,7 +28,7 @@ from rigging.error import (
     ProviderServerError,
     RateLimitError,
 )
-from rigging.limits import Left, Limiter, Limits
+from rigging.limits import Left, Limiter, Limits, Quota
 from tests.support import virtual_time
 
 
@@ -755,3 +756,148 @@ def test_a_stream_that_is_left_is_closed_and_frees_its_place() -> None:
         return pieces
 
     assert virtual_time.run(main()) == ["a", "a", "b", "c"]
+
+
+# -- What an endpoint says is left -------------------------------------------------------
+
+
+class TellingBucket:
+    """A bucket that fills evenly, and says of each request how much is left in it."""
+
+    def __init__(self, size: int, per_s: float, *, says_limit: bool = True) -> None:
+        self.size, self.per_s, self.says_limit = size, per_s, says_limit
+        self.tokens, self.filled_at = float(size), 0.0
+        self.refused = 0
+        self.starts: list[float] = []
+
+    async def answer(self, left: Left) -> str:
+        left()
+        self.starts.append(now())
+        self.tokens = min(self.size, self.tokens + (now() - self.filled_at) * self.per_s)
+        self.filled_at = now()
+        if self.tokens < 1 - 1e-6:
+            self.refused += 1
+            raise RateLimitError("slow down")
+        self.tokens -= 1
+        quota = Quota(
+            remaining=self.tokens // 1,
+            resets_s=(self.size - self.tokens) / self.per_s,
+            limit=self.size if self.says_limit else None,
+        )
+        await asyncio.sleep(0.5)
+        left.quota(quota)
+        return "answer"
+
+
+@pytest.mark.parametrize("connections", [1, 4, 10])
+def test_an_endpoint_that_says_what_is_left_refuses_nothing(connections: int) -> None:
+    bucket = TellingBucket(size=12, per_s=2.0)
+
+    async def main() -> float:
+        limiter, limits = Limiter(), Limits(max_connections=connections)
+        asked = (limiter.run(bucket.answer, limits, endpoint="x") for _ in range(60))
+        await asyncio.gather(*asked)
+        return now()
+
+    ideal_s = (60 - 12) / 2.0
+    assert virtual_time.run(main()) < 1.35 * ideal_s + 0.5
+    assert bucket.refused == 0
+
+
+def test_without_a_limit_nothing_starts_until_the_reset() -> None:
+    bucket = TellingBucket(size=3, per_s=0.1, says_limit=False)
+
+    async def main() -> None:
+        limiter, limits = Limiter(), Limits(max_connections=1)
+        for _ in range(4):
+            await limiter.run(bucket.answer, limits, endpoint="x")
+
+    virtual_time.run(main())
+    assert bucket.starts[3] - bucket.starts[2] >= 25
+    assert bucket.refused == 0
+
+
+def test_what_is_left_at_one_endpoint_is_nothing_to_another() -> None:
+    async def empty(left: Left) -> None:
+        left.quota(Quota(remaining=0, resets_s=40))
+
+    async def main() -> list[float]:
+        limiter, limits = Limiter(), Limits()
+        times = []
+        for endpoint in "xyx":
+            await limiter.run(empty, limits, endpoint=endpoint)
+            times.append(now())
+        return times
+
+    assert virtual_time.run(main()) == [0, 0, 40]
+
+
+def test_a_quota_of_a_day_is_tried_after_a_minute() -> None:
+    async def empty(left: Left) -> None:
+        left.quota(Quota(remaining=0, resets_s=86_400))
+
+    async def main() -> float:
+        limiter = Limiter()
+        for _ in range(2):
+            await limiter.run(empty, Limits(), endpoint="x")
+        return now()
+
+    assert virtual_time.run(main()) == 60
+
+
+def test_the_answer_to_the_later_request_counts() -> None:
+    said = [Quota(remaining=0, resets_s=30), Quota(remaining=9, resets_s=30)]
+    waits = [2.0, 1.0]  # so that the later one is answered first
+
+    async def answer(left: Left) -> None:
+        quota, wait_s = said.pop(0), waits.pop(0)
+        await asyncio.sleep(wait_s)
+        left.quota(quota)
+
+    async def quick(left: Left) -> None:
+        """Say nothing."""
+
+    async def main() -> float:
+        limiter, limits = Limiter(), Limits()
+        await asyncio.gather(*(limiter.run(answer, limits, endpoint="x") for _ in range(2)))
+        await limiter.run(quick, limits, endpoint="x")
+        return now()
+
+    assert virtual_time.run(main()) == 2.0
+
+
+def test_without_retries_nothing_is_learned_from_what_is_left() -> None:
+    async def empty(left: Left) -> None:
+        left.quota(Quota(remaining=0, resets_s=40))
+
+    async def main() -> float:
+        limiter = Limiter()
+        for _ in range(3):
+            await limiter.run(empty, Limits(max_retries=0), endpoint="x")
+        return now()
+
+    assert virtual_time.run(main()) == 0
+
+
+@pytest.mark.parametrize(
+    ("quotas", "number", "wait_s"),
+    [
+        ((), 5, 0.0),
+        ((Quota(3, 60),), 3, 0.0),
+        ((Quota(3, 60),), 4, 60.0),
+        ((Quota(0, 10, limit=10),), 1, 1.0),
+        ((Quota(0, 10, limit=10),), 5, 5.0),
+        ((Quota(5, 10, limit=10),), 6, 2.0),
+        ((Quota(0, 10, limit=10),), 50, 10.0),
+        ((Quota(0, 10, limit=10), Quota(0, 8)), 1, 8.0),
+        ((Quota(2, 10, limit=2),), 3, 10.0),
+    ],
+)
+def test_how_long_a_request_waits_by_what_is_left(
+    quotas: tuple[Quota, ...], number: int, wait_s: float
+) -> None:
+    allowance = Allowance()
+    allowance.say(quotas, 0, 100.0)
+
+    assert allowance.wait_s(number, 100.0) == wait_s
+    assert allowance.wait_s(number, 100.0 + wait_s) <= 0

@@ -10,11 +10,14 @@ import random
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from rigging._pace import Pace
+from rigging._quota import Allowance
 from rigging._slots import Slots
 from rigging.error import GenerationError, RateLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from rigging._quota import Quota
 
 __all__ = ["Attempt", "Endpoint", "a_little_more"]
 
@@ -35,11 +38,12 @@ _LONGEST_FRUITLESS_S: Final = 30.0
 class Attempt:
     """One attempt of a request, from its start on."""
 
-    __slots__ = ("burst", "started_at")
+    __slots__ = ("burst", "number", "started_at")
 
-    def __init__(self, burst: int, started_at: float) -> None:
+    def __init__(self, burst: int, started_at: float, number: int) -> None:
         self.burst = burst  # how many bursts of refusals there were before
         self.started_at = started_at
+        self.number = number  # in the order of starts
 
 
 class Endpoint:
@@ -59,6 +63,8 @@ class Endpoint:
         self._allowed = math.inf  # connections, below the ceiling; grows in fractions
         self._held_s = 0.0  # how long attempts waited for one since the last success
         self._pace = Pace()
+        self._allowance = Allowance()
+        self._started = 0  # attempts
         self._in_flight: dict[Attempt, None] = {}  # in the order of their starts
         self._sleepers: set[asyncio.Future[None]] = set()
         self._answered_at = -math.inf
@@ -118,7 +124,8 @@ class Endpoint:
                     ticket = await depart()
                     if self._resumes_at <= _now() and not self.is_given_up:
                         self._pace.start(_now(), held_s)
-                        attempt = Attempt(self._burst, _now())
+                        attempt = Attempt(self._burst, _now(), self._started)
+                        self._started += 1
                         self._in_flight[attempt] = None
                         return attempt, ticket
                     withdraw(ticket)
@@ -128,6 +135,10 @@ class Endpoint:
                 self._connections.free()
         finally:
             self._queue.free()
+
+    def say(self, attempt: Attempt, quotas: tuple[Quota, ...]) -> None:
+        """Take what the answer to an attempt says is left."""
+        self._allowance.say(quotas, attempt.number, _now())
 
     def end(self, attempt: Attempt) -> None:
         """End an attempt that has started."""
@@ -203,10 +214,11 @@ class Endpoint:
             now = _now()
             pause_s = max(self._resumes_at - now, 0.0)
             pace_s = self._pace.wait_s(now)
-            if max(pause_s, pace_s) <= 0:
+            rest_s = max(pause_s, self._allowance.wait_s(self._started, now))
+            if max(rest_s, pace_s) <= 0:
                 return held_s
-            held_s += max(pace_s - pause_s, 0.0)
-            await self.sleep(max(pause_s, pace_s))
+            held_s += max(pace_s - rest_s, 0.0)
+            await self.sleep(max(rest_s, pace_s))
 
     def _check(self) -> None:
         if self._given_up is not None and self.is_given_up:

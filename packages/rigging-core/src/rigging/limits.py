@@ -13,6 +13,8 @@ function that makes one attempt:
   start at a pace, or at a slower one, and the connections in force are halved, unless the
   pace was what held requests back. Both grow again with successes, while they hold requests
   back. Where refusals turn out to be random, there is no pace for a minute (`rigging._pace`).
+- An answer that says how many requests are left (`Left.quota`) keeps back those that would be
+  refused, until they would not.
 - ``retry_after`` keeps all requests from that endpoint for as long, and a little longer.
 - An endpoint that stays dead is given up: when a request has used up its retries and no
   other one was answered meanwhile, all that wait fail at once, and for half a minute all that
@@ -25,25 +27,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import random
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from rigging._endpoint import Attempt, Endpoint, a_little_more
+from rigging._quota import Quota
 from rigging._slots import Slots
 from rigging.error import GenerationError, ResponseError
 
-__all__ = ["Left", "Limiter", "Limits"]
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+
+__all__ = ["Left", "Limiter", "Limits", "Quota"]
 
 ResultT = TypeVar("ResultT")
-
-Left: TypeAlias = Callable[[], None]
-"""What an attempt calls, from any thread, when its request has left; its end counts if not."""
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -73,6 +76,33 @@ class Limits:
         for name in self.__slots__:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+
+class Left:
+    """What an attempt tells the limiter.
+
+    It is called, from any thread, when the request has left; the attempt's end counts if not.
+    """
+
+    __slots__ = ("_hear", "_leave")
+
+    def __init__(
+        self, leave: Callable[[], None], hear: Callable[[tuple[Quota, ...]], None] | None = None
+    ) -> None:
+        self._leave = leave
+        self._hear = hear
+
+    def __call__(self) -> None:
+        """Say that the request has left: the delay to the next one counts from here."""
+        self._leave()
+
+    def quota(self, *quotas: Quota) -> None:
+        """Say how many requests are left by the answer; of several, each is kept.
+
+        Requests wait before they would be refused. Call it on the event loop.
+        """
+        if self._hear is not None:
+            self._hear(quotas)
 
 
 class Limiter:
@@ -184,7 +214,7 @@ class _Gate:
             self._endpoints[key] = Endpoint()
         return self._endpoints[key]
 
-    async def depart(self, min_delay_s: float) -> Left:
+    async def depart(self, min_delay_s: float) -> Callable[[], None]:
         """Wait until the last departure is so long ago; one departs at a time.
 
         Returns:
@@ -245,18 +275,18 @@ class _Request:
     async def turn(self) -> AsyncIterator[Left]:
         """Wait for the turn of one attempt; what comes of the block is counted."""
         if not self._limits.max_retries:
-            left = await self._depart()
+            leave = await self._depart()
             try:
-                yield left
+                yield Left(leave)
             finally:
-                self._withdraw(left)
+                self._withdraw(leave)
             return
         endpoint = self._endpoint
-        attempt, left = await endpoint.start(self._depart, self._withdraw, again=self._retries > 0)
+        attempt, leave = await endpoint.start(self._depart, self._withdraw, again=self._retries > 0)
         self._last = attempt
         self._began_at = min(self._began_at, attempt.started_at)
         try:
-            yield left
+            yield Left(leave, functools.partial(endpoint.say, attempt))
         except GenerationError as error:
             if error.retryable:
                 endpoint.failed(attempt, error)
@@ -270,7 +300,7 @@ class _Request:
         else:
             endpoint.succeeded(attempt)
         finally:
-            self._withdraw(left)
+            self._withdraw(leave)
             endpoint.end(attempt)
 
     async def wait_after(self, error: GenerationError) -> None:
@@ -296,7 +326,7 @@ class _Request:
         _logger.log(level, "%s; retry %d of %d in %.2g s", error, self._retries, most, wait_s)
         await self._endpoint.sleep(wait_s)
 
-    async def _depart(self) -> Left:
+    async def _depart(self) -> Callable[[], None]:
         await self._gate.connections.take()
         try:
             return await self._gate.depart(self._limits.min_delay_s)
@@ -304,8 +334,8 @@ class _Request:
             self._gate.connections.free()
             raise
 
-    def _withdraw(self, left: Left) -> None:
-        left()
+    def _withdraw(self, leave: Callable[[], None]) -> None:
+        leave()
         self._gate.connections.free()
 
 

@@ -17,6 +17,7 @@ from rigging_openai._body import pieces_of, read_all
 from rigging_openai._endpoint import PROVIDER
 from rigging_openai._errors import clean, to_rigging_error
 from rigging_openai._events import EventParser
+from rigging_openai._quotas import quotas_of
 from rigging_openai._refusals import refused
 from rigging_openai._results import broken, reported_error
 from rigging_openai._sessions import Sessions, credentials
@@ -24,6 +25,7 @@ from rigging_openai._sessions import Sessions, credentials
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
+    from rigging.limits import Left
     from rigging_openai._events import Event
     from rigging_openai._request import Request
     from rigging_openai._sessions import Pool
@@ -37,6 +39,8 @@ _KEPT_METHOD: Final = frozenset({307, 308})
 _MOST_REDIRECTS: Final = 5
 _MOST_OF_A_REFUSAL: Final = 2**20  # bytes; what an endpoint says of an error is short
 _REFUSED: Final = 300  # and all statuses above
+
+_LIMITED: Final = "x-ratelimit-remaining-requests"
 
 _DONE: Final = b"[DONE]"
 _GOODBYE_S: Final = 0.5  # for the end of a stream after its last event: it keeps the connection
@@ -52,7 +56,7 @@ class Client:
         self,
         request: Request,
         body: Mapping[str, Any],
-        left: Callable[[], None],
+        left: Left,
         read: Callable[[Mapping[str, Any], str], _ResultT],
     ) -> _ResultT:
         """Make a request whose answer comes whole.
@@ -60,7 +64,7 @@ class Client:
         Args:
             request: Which.
             body: What to send.
-            left: Called when the request has left, where that is wanted.
+            left: Told when the request has left, where that is wanted, and what is left.
             read: Makes the result of the answer's JSON and the model.
 
         Raises:
@@ -80,7 +84,7 @@ class Client:
         self,
         request: Request,
         body: Mapping[str, Any],
-        left: Callable[[], None],
+        left: Left,
         reader: Reader[_ResultT],
     ) -> AsyncGenerator[str | _ResultT, None]:
         """Make a request whose answer comes in pieces.
@@ -88,7 +92,7 @@ class Client:
         Args:
             request: Which.
             body: What to send.
-            left: Called when the request has left, where that is wanted.
+            left: Told when the request has left, where that is wanted, and what is left.
             reader: Makes texts and the result of the chunks.
 
         Yields:
@@ -101,6 +105,8 @@ class Client:
         timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
         try:
             response = await timeout.wait(_send(pool, request, body, left))
+            if _LIMITED in response.headers:
+                left.quota(*quotas_of(response.headers))
             pieces = _pieces(response, request, timeout, reader)
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
@@ -116,18 +122,24 @@ async def _ask(
     pool: Pool,
     request: Request,
     body: Mapping[str, Any],
-    left: Callable[[], None],
+    left: Left,
     read: Callable[[Mapping[str, Any], str], _ResultT],
 ) -> _ResultT:
     response = await _send(pool, request, body, left)
     try:
-        return read(await _object(response, request), request.model)
+        answer = await _object(response, request)
+        result = read(answer, request.model)
+        if _LIMITED in response.headers:
+            usage = answer.get("usage")
+            tokens = usage.get("total_tokens") if isinstance(usage, dict) else 0
+            left.quota(*quotas_of(response.headers, tokens if isinstance(tokens, int) else 0))
+        return result
     finally:
         response.close()  # unless it was read to its end, which gave the connection back
 
 
 async def _send(
-    pool: Pool, request: Request, body: Mapping[str, Any], left: Callable[[], None]
+    pool: Pool, request: Request, body: Mapping[str, Any], left: Left
 ) -> aiohttp.ClientResponse:
     """Send a request; return the answer, if it says yes."""
     try:
