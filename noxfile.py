@@ -33,7 +33,7 @@ nox.options.default_venv_backend = "uv"
 
 PROJECT: Final = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS: Final = Path(__file__).parent / "constraints"
-PROVIDERS: Final = ("litellm", "transformers", "vllm")
+PROVIDERS: Final = ("litellm", "openai", "transformers", "vllm")
 SUITES: Final = ("core", *PROVIDERS)
 SERVERS: Final = ("transformers", "vllm")
 PINNED: Final = (*SUITES, *(f"e2e-{server}" for server in SERVERS), "tools")
@@ -91,7 +91,7 @@ def tests(session: nox.Session, suite: str) -> None:
 @nox.session
 @nox.parametrize("server", SERVERS, ids=SERVERS)
 def e2e(session: nox.Session, server: str) -> None:
-    """Ask a small real model, in a real server on loopback, through litellm."""
+    """Ask a small real model, in a real server on loopback, through litellm and directly."""
     _install_server(session, server)
     session.env.update(LOCAL_ONLY)
     # A token of a small model is many short steps: several threads mostly wait for each other.
@@ -189,7 +189,10 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
     if suite == "core":
         _install(session, "core", groups=("test-core",), constraints=pins)
     elif suite == "litellm":
-        _install(session, "core", "litellm", groups=("test-litellm",), constraints=pins)
+        # With the other provider of OpenAI's protocol, to compare what comes back.
+        _install(session, "core", "litellm", "openai", groups=("test-litellm",), constraints=pins)
+    elif suite == "openai":
+        _install(session, "core", "openai", groups=("test-openai",), constraints=pins)
     elif suite == "transformers":
         extras = "transformers[adapters,gguf,quantization]"
         _install(session, "core", extras, groups=("test",), constraints=pins)
@@ -202,8 +205,8 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
 
 
 def _install_server(session: nox.Session, server: str, *, tested: bool = True) -> None:
-    """Install one of the `SERVERS`, its model, and litellm's provider to ask it with."""
-    packages = ("core", "litellm")
+    """Install one of the `SERVERS`, its model, and the providers to ask it with."""
+    packages = ("core", "litellm", "openai")
     pins = f"e2e-{server}" if tested else None
     if sys.platform == "win32":
         session.skip("servers are ended by their process group, which Windows does not have")

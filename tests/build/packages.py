@@ -47,6 +47,12 @@ PROVIDERS = (
         "litellm = rigging_litellm:LiteLLMGenerator",
     ),
     Package(
+        "rigging-openai",
+        "rigging_openai",
+        frozenset({"rigging-core", "aiohttp", "orjson"}),
+        "openai = rigging_openai:OpenAIGenerator",
+    ),
+    Package(
         "rigging-transformers",
         "rigging_transformers",
         frozenset({"rigging-core", "transformers", "torch", "accelerate"}),

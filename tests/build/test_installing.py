@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
     Find = Callable[[Package], Path]
 
-HEAVY = {"accelerate", "aiohttp", "httpx", "litellm", "openai", "torch", "transformers", "vllm"}
+HEAVY = {
+    "accelerate",
+    "aiohttp",
+    "httpx",
+    "litellm",
+    "openai",
+    "orjson",
+    "torch",
+    "transformers",
+    "vllm",
+}
 
 
 # -- Core alone --------------------------------------------------------------------------

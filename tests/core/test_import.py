@@ -10,7 +10,7 @@ import pytest
 
 import rigging as rg
 
-HEAVY = {"httpx", "litellm", "openai", "rich", "torch", "transformers", "vllm", "pytest"}
+HEAVY = {"aiohttp", "httpx", "litellm", "openai", "rich", "torch", "transformers", "vllm", "pytest"}
 
 
 def modules_after(code: str) -> set[str]:

@@ -122,9 +122,10 @@ class Endpoint:
                     self._held_s += _now() - came_at
                     self._check()
                     ticket = await depart()
-                    if self._resumes_at <= _now() and not self.is_given_up:
-                        self._pace.start(_now(), held_s)
-                        attempt = Attempt(self._burst, _now(), self._started)
+                    now = _now()
+                    if self._resumes_at <= now and not self.is_given_up:
+                        self._pace.start(now, held_s)
+                        attempt = Attempt(self._burst, now, self._started)
                         self._started += 1
                         self._in_flight[attempt] = None
                         return attempt, ticket
@@ -215,7 +216,7 @@ class Endpoint:
             pause_s = max(self._resumes_at - now, 0.0)
             pace_s = self._pace.wait_s(now)
             rest_s = max(pause_s, self._allowance.wait_s(self._started, now))
-            if max(rest_s, pace_s) <= 0:
+            if rest_s <= 0 and pace_s <= 0:
                 return held_s
             held_s += max(pace_s - rest_s, 0.0)
             await self.sleep(max(rest_s, pace_s))

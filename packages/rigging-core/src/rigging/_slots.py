@@ -31,7 +31,8 @@ class Slots:
     @limit.setter
     def limit(self, limit: int | None) -> None:
         self._limit = limit
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     @property
     def _is_full(self) -> bool:
@@ -44,7 +45,7 @@ class Slots:
         Args:
             first: Stand at the head of the queue.
         """
-        if not self._waiting and not self._is_full:
+        if not self._waiting and (self._limit is None or self.in_flight < self._limit):
             self.in_flight += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -62,7 +63,8 @@ class Slots:
     def free(self) -> None:
         """Give a place back."""
         self.in_flight -= 1
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     def _admit(self) -> None:
         while self._waiting and not self._is_full:

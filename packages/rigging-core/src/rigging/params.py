@@ -124,7 +124,11 @@ class GenerateParams(Model):
 
     def unshared(self) -> GenerateParams:
         """Return parameters with containers of their own: themselves, if they hold none."""
-        return self.merge_with() if any(getattr(self, name) for name in _CONTAINERS) else self
+        values = self.__dict__
+        for name in _CONTAINERS:
+            if values[name]:
+                return self.merge_with()
+        return self
 
     @field_serializer("extra")
     def _extra_without_secrets(self, extra: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,11 @@ _RESPONSE: Final = frozenset({"choices", "usage", "object"})
 _CHOICE: Final = frozenset({"finish_reason", "index", "message", "text"})
 _MESSAGE: Final = frozenset({"role", "content", "tool_calls"})
 
+_ALL: Final[frozenset[str]] = frozenset()
+
+# What endpoints write where they have nothing to say.
+_NOTHING: Final[tuple[object, ...]] = (None, "", [], {})
+
 _USAGE: Final[Mapping[str, str]] = {
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
@@ -141,11 +146,7 @@ def _usage(response: Mapping[str, Any]) -> tuple[Usage | None, dict[str, Any]]:
     reported = response.get("usage")
     if not isinstance(reported, dict):
         return None, {}
-    counts: dict[str, Any] = {
-        _USAGE.get(name, name): _without_none(value) if isinstance(value, dict) else value
-        for name, value in reported.items()
-        if _says_something(value)
-    }
+    counts = {_USAGE.get(name, name): value for name, value in _extra((reported, _ALL)).items()}
     if not counts.get("input_tokens") and not counts.get("output_tokens"):
         return None, {}
     try:
@@ -157,18 +158,13 @@ def _usage(response: Mapping[str, Any]) -> tuple[Usage | None, dict[str, Any]]:
 def _extra(*parts: tuple[Mapping[str, Any], AbstractSet[str]]) -> dict[str, Any]:
     """Return what parts of an answer hold beyond what is known of each, and says something."""
     return {
-        name: value
+        name: kept
         for part, known in parts
         for name, value in part.items()
-        if name not in known and _says_something(value)
+        if name not in known
+        and (kept := _without_none(value) if isinstance(value, dict) else value) not in _NOTHING
     }
 
 
-def _without_none(counts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in counts.items() if value is not None}
-
-
-def _says_something(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_says_something, value.values()))
-    return value is not None and value != "" and value != []
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
