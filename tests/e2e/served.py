@@ -23,11 +23,13 @@ class ServedModel:
     """Inherit it, beside a fixture `server` with the small model running in it.
 
     Attributes:
+        provider: Through which the server is asked.
         model: The small model's name, with litellm's prefix for the server.
         returns_stop_text: Whether the server leaves the stop text in the answer, which
             OpenAI's protocol does not.
     """
 
+    provider: ClassVar[str] = "litellm"
     model: ClassVar[str]
     returns_stop_text: ClassVar[bool] = False
 
@@ -37,7 +39,7 @@ class ServedModel:
 
         def make(model: str = self.model, options: str = "max_tokens=16") -> rg.Generator:
             return rg.get_generator(
-                f"litellm!{model},api_base={server.url},api_key=none,temperature=0,{options}"
+                f"{self.provider}!{model},api_base={server.url},api_key=none,temperature=0,{options}"
             )
 
         return make
@@ -123,6 +125,41 @@ class ServedModel:
         assert streamed.generated == whole.generated
         assert streamed.stop_reason is whole.stop_reason
         assert streamed.usage == whole.usage
+
+
+class ServedDirectly(ServedModel):
+    """The same through the provider of OpenAI's protocol, and equal to what litellm gives."""
+
+    provider = "openai"
+
+    @pytest.mark.parametrize("options", ["max_tokens=16", "max_tokens=3", "max_tokens=16,stop= is"])
+    @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+    def test_answers_are_those_that_litellm_gives(
+        self, server: ServerProcess, options: str, streamed: bool
+    ) -> None:
+        asked = f"{self.model},api_base={server.url},api_key=none,temperature=0,{options}"
+
+        async def answers(provider: str) -> list[Any]:
+            generator = rg.get_generator(f"{provider}{asked}")
+            pipelines = [generator.chat(QUESTION), generator.complete(COUNTING)]
+            if streamed:
+                return [(await _collect(pipeline))[-1] for pipeline in pipelines]
+            return [await pipeline.run() for pipeline in pipelines]
+
+        chat, text = asyncio.run(answers("openai!"))
+        other_chat, other_text = asyncio.run(answers("litellm!openai/"))
+
+        assert (chat.last.text, text.generated) == (other_chat.last.text, other_text.generated)
+        assert [one.stop_reason for one in (chat, text)] == [
+            one.stop_reason for one in (other_chat, other_text)
+        ]
+        assert [_counts(one) for one in (chat, text)] == [
+            _counts(one) for one in (other_chat, other_text)
+        ]
+
+
+def _counts(item: Any) -> tuple[int, int, int]:
+    return (item.usage.input_tokens, item.usage.output_tokens, item.usage.total_tokens)
 
 
 async def _collect(pipeline: rg.ChatPipeline | rg.CompletionPipeline) -> list[Any]:

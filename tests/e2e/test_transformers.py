@@ -13,7 +13,7 @@ import pytest
 import rigging as rg
 from rigging.error import BadRequestError, ProviderConnectionError
 from tests.e2e.conftest import MODEL
-from tests.e2e.served import QUESTION, ServedModel
+from tests.e2e.served import QUESTION, ServedDirectly, ServedModel
 from tests.support.server_process import ServerProcess
 
 if TYPE_CHECKING:
@@ -107,3 +107,8 @@ class TestTransformers(ServedModel):
             asyncio.run(kill_after_the_first_piece())
 
         assert caught.value.status is None
+
+
+class TestDirectly(ServedDirectly):
+    model = MODEL
+    returns_stop_text = True

@@ -13,7 +13,7 @@ import pytest
 import rigging as rg
 from rigging.error import ContextLengthError, ModelNotFoundError
 from tests.e2e.conftest import MODEL
-from tests.e2e.served import QUESTION, ServedModel
+from tests.e2e.served import QUESTION, ServedDirectly, ServedModel
 from tests.support.server_process import ServerProcess
 
 if TYPE_CHECKING:
@@ -97,6 +97,10 @@ class TestVLLM(ServedModel):
 
 class TestHostedVLLM(TestVLLM):
     model = f"hosted_vllm/{MODEL}"
+
+
+class TestDirectly(ServedDirectly, TestVLLM):
+    model = MODEL
 
 
 def _metric(server: ServerProcess, name: str) -> float:
