@@ -63,7 +63,7 @@ class Workload:
     """Prompts and lengths of answers, mixed, the same in every run."""
 
     def __init__(self) -> None:
-        dice = random.Random(0)
+        dice = random.Random(0)  # noqa: S311
         words = ["red", "green", "blue", "one", "two", "three", "four", "five"]
         self.prompts = [
             " ".join(dice.choices(words, k=dice.randint(4, 100))) for _ in range(REQUESTS)

@@ -22,7 +22,7 @@ from rigging_openai._results import to_message, to_text
 from rigging_openai._streams import ChatReader, TextReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
     from rigging.limits import Left
     from rigging.message import Message
@@ -322,7 +322,7 @@ class OpenAIGenerator(RemoteGenerator):
     def _without_secrets(self, values: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in values.items() if not is_hidden(name)}
 
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             hides = name in {"headers", "query"}
             yield name, self._without_secrets(value) if hides else value
