@@ -1,5 +1,7 @@
 """What rigging-vllm costs beside vLLM itself: throughput, and CPU time per request.
 
+    nox -s "bench(vllm)"
+
 One random model, made on the spot; two engines with the same arguments, side by side in the
 same run, each in a process of its own: `vllm.LLM` with its ``generate``, and that of a
 `VLLMGenerator`. Rounds alternate, and the best of each counts, because whatever else the
@@ -63,7 +65,7 @@ class Workload:
     """Prompts and lengths of answers, mixed, the same in every run."""
 
     def __init__(self) -> None:
-        dice = random.Random(0)  # noqa: S311
+        dice = random.Random(0)  # noqa: S311 (the same in every run)
         words = ["red", "green", "blue", "one", "two", "three", "four", "five"]
         self.prompts = [
             " ".join(dice.choices(words, k=dice.randint(4, 100))) for _ in range(REQUESTS)
