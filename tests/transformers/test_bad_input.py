@@ -24,6 +24,7 @@ from rigging.error import (
     MissingDependencyError,
     ModelNotFoundError,
     ProviderConnectionError,
+    ProviderServerError,
     UnsupportedParameterWarning,
 )
 from rigging_transformers import TransformersGenerator
@@ -56,6 +57,33 @@ def with_template(reference: Reference, template: str | None) -> TransformersGen
 def test_a_path_to_nothing_is_refused(model: str) -> None:
     with pytest.raises(ModelNotFoundError, match="no such file or directory"):
         TransformersGenerator(model=model).load()
+
+
+@pytest.mark.parametrize("model", ["~no-such-user-51c7/model", "a" * 300, "nul\0byte"])
+def test_what_cannot_be_a_path_fails_the_request_and_hangs_nobody(model: str) -> None:
+    generator = TransformersGenerator(model=model)
+
+    for _ in range(2):
+        (result,) = asyncio.run(generator.generate_texts(["Hi"], [GenerateParams()]))
+        assert isinstance(result, ModelNotFoundError)
+        assert "not a path that can be read" in str(result)
+
+
+def test_an_engine_that_cannot_begin_fails_the_request_and_hangs_nobody(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rigging_transformers import _loop
+
+    def fail(_: object) -> bool:
+        raise AttributeError("a model of another kind")
+
+    monkeypatch.setattr(_loop, "model_rolls", fail)
+    generator = TransformersGenerator.from_obj(reference.model, reference.tokenizer)
+
+    for _ in range(2):
+        (result,) = asyncio.run(generator.generate_texts(["Hi"], [GenerateParams()]))
+        assert isinstance(result, ProviderServerError)
+        assert "AttributeError: a model of another kind" in str(result)
 
 
 def test_what_is_neither_path_nor_hub_id_is_refused() -> None:

@@ -45,6 +45,12 @@ def test_the_home_directory_is_resolved(tmp_path: Path, monkeypatch: pytest.Monk
     assert locate("~") == str(tmp_path)
 
 
+@pytest.mark.parametrize("model", ["~no-such-user-51c7/model", "a" * 300, "nul\0byte"])
+def test_what_cannot_be_a_path_is_refused(model: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="not a path that can be read"):
+        locate(model)
+
+
 @pytest.mark.parametrize("model", ["./nowhere", "/no/where", "~/nowhere", "..\\x", "C:\\models\\x"])
 def test_a_path_to_nothing_is_refused(model: str) -> None:
     with pytest.raises(ModelNotFoundError, match="no such file or directory"):

@@ -194,13 +194,23 @@ class Engine:
     def _answer(self, spec: LoadSpec) -> None:
         try:
             loaded = self._ensure(spec)
+            # Imports torch.
+            from rigging_transformers._loop import DecodingLoop  # noqa: PLC0415
+
+            loop = DecodingLoop(loaded, lambda: self._take(spec), self.max_rows)
         except RiggingError as error:
             self._refuse(self._take(spec), error)
-            return
-        # Imports torch.
-        from rigging_transformers._loop import DecodingLoop  # noqa: PLC0415
-
-        DecodingLoop(loaded, lambda: self._take(spec), self.max_rows).run()
+        except Exception as error:  # noqa: BLE001 (nobody shall wait for ever)
+            failure = ProviderServerError(
+                f"the engine failed: {type(error).__name__}: {error}",
+                provider=PROVIDER,
+                model=spec.model,
+                retryable=False,
+            )
+            failure.__cause__ = error
+            self._refuse(self._take(spec), failure)
+        else:
+            loop.run()
 
     def _refuse(self, tickets: Sequence[Ticket], error: RiggingError) -> None:
         outbox = Outbox()

@@ -93,7 +93,7 @@ def locate(
             or neither a path nor a hub id; or if a path is to have a revision.
     """
     source = _locate_model(model, subfolder)
-    if revision is not None and Path(model).expanduser().exists():
+    if revision is not None and _path(model).exists():
         raise _not_found(model, f"a path has no revision {revision!r}: only the hub's models have")
     return source if adapter is None else source._replace(adapter=_locate_adapter(adapter, model))
 
@@ -118,8 +118,24 @@ def require_modules(spec: LoadSpec, source: Source) -> None:
         _require("bitsandbytes", option, "'rigging-transformers[quantization]'")
 
 
+def _path(name: str) -> Path:
+    """Return the path that a name spells.
+
+    Raises:
+        ModelNotFoundError: If it cannot be a path, nor anything else.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.lstat()
+    except FileNotFoundError:
+        pass  # a hub id, most likely
+    except (OSError, RuntimeError, ValueError) as error:  # too long, or nobody's home
+        raise _not_found(name, f"not a path that can be read: {error}") from error
+    return path
+
+
 def _locate_model(model: str, subfolder: str) -> Source:
-    path = Path(model).expanduser()
+    path = _path(model)
     if path.is_dir():
         _check_directory(path, model, subfolder)
         return Source(str(path))
@@ -136,7 +152,7 @@ def _locate_model(model: str, subfolder: str) -> Source:
 
 
 def _locate_adapter(adapter: str, model: str) -> str:
-    path = Path(adapter).expanduser()
+    path = _path(adapter)
     if path.is_dir():
         if not _has_any(path, _ADAPTER_CONFIG):
             raise _no_adapter(adapter, model, "the directory has no adapter_config.json")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rigging.error import ProviderServerError
 from rigging_vllm._batch import Batch
 from rigging_vllm._engine import Engine
-from rigging_vllm._errors import placed
+from rigging_vllm._errors import placed, request_error
 from rigging_vllm._responder import Responder
+from rigging_vllm._ticket import Outbox
 
 if TYPE_CHECKING:
     import asyncio
@@ -96,7 +97,13 @@ class BorrowedLLM(_Borrowed):
 
     def _work(self) -> None:
         while tickets := self._take():
-            Batch(self._llm).run(tickets)
+            try:
+                Batch(self._llm).run(tickets)
+            except Exception as error:  # noqa: BLE001 (told to all who wait)
+                outbox = Outbox()
+                for ticket in tickets:
+                    outbox.put(ticket, request_error(error, ticket.spec.model))
+                outbox.send()
 
     def _take(self) -> list[Ticket]:
         with self._lock:

@@ -59,7 +59,7 @@ def _request_error(error: BaseException) -> GenerationError:
     return made
 
 
-def load_error(error: Exception, model: str) -> RiggingError:
+def load_error(error: BaseException, model: str) -> RiggingError:
     """Return the error for what kept vLLM from loading ``model``."""
     made: RiggingError
     if isinstance(error, ModuleNotFoundError):

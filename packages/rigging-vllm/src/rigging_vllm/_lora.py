@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,7 @@ class Adapters:
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
-        self._loaded: set[str] = set()
+        self._loaded: set[int] = set()
 
     async def get(self, params: GenerateParams, adapters: Mapping[str, str]) -> Any:
         """Return what `lora_request` returns, for an adapter that the engine has.
@@ -36,7 +37,7 @@ class Adapters:
             BadRequestError: If there is no adapter of that name, or it cannot be loaded.
         """
         request = lora_request(params, adapters)
-        if request is not None and request.lora_name not in self._loaded:
+        if request is not None and request.lora_int_id not in self._loaded:
             # A request for one that cannot be loaded would kill the engine.
             try:
                 await self._llm.add_lora(request)
@@ -47,7 +48,7 @@ class Adapters:
                     f"the LoRA adapter {request.lora_name!r} cannot be loaded from "
                     f"{request.lora_path}: {error}"
                 ) from error
-            self._loaded.add(request.lora_name)
+            self._loaded.add(request.lora_int_id)
         return request
 
 
@@ -71,5 +72,7 @@ def lora_request(params: GenerateParams, adapters: Mapping[str, str]) -> Any:
             f"no LoRA adapter is named {name!r} ({known}): name it in lora_modules"
         )
     cls = importlib.import_module("vllm.lora.request").LoRARequest
-    # vLLM counts them from 1, and tells them apart by that number.
-    return cls(name, names.index(name) + 1, adapters[name])
+    path = adapters[name]
+    # vLLM tells adapters apart by a number, whoever else uses the engine.
+    digest = hashlib.blake2b(f"{name}\0{path}".encode(), digest_size=4).digest()
+    return cls(name, (int.from_bytes(digest) >> 1) or 1, path)

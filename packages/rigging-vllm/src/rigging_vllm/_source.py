@@ -53,7 +53,13 @@ def locate(model: str) -> str:
     """
     if _URL.match(model):
         return model
-    path = Path(model).expanduser()
+    try:
+        path = Path(model).expanduser()
+        path.lstat()
+    except FileNotFoundError:
+        pass  # a hub id, most likely
+    except (OSError, RuntimeError, ValueError) as error:  # too long, or nobody's home
+        raise _not_found(model, f"not a path that can be read: {error}") from error
     if path.is_dir():
         for what, patterns in _NEEDED:
             if not any(next(path.glob(pattern), None) for pattern in patterns):

@@ -39,7 +39,7 @@ def take_note() -> bool:
     """Tell whether a process that this one spawned has left the note, and remove it."""
     try:
         _note(os.getpid()).unlink()
-    except FileNotFoundError:
+    except OSError:  # there is none, or it is not ours
         return False
     return True
 

@@ -108,6 +108,10 @@ class Worker:
             self._load()
         except RiggingError as error:
             self._refuse(error)
+        except BaseException as error:
+            self._refuse(load_error(error, self.spec.model))
+            if not isinstance(error, Exception):
+                raise
         if self._responder is not None:
             await self._answer(self._responder)
 
