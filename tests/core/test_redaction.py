@@ -24,6 +24,12 @@ def test_a_key_is_replaced_whole_or_in_parts(said: str, shown: str) -> None:
     assert Redactor([KEY, None, "ab"]).text(said) == shown
 
 
+@pytest.mark.parametrize("word", ["a" * 300_000, KEY[:4] * 50_000, "-" * 300_000])
+def test_a_long_word_takes_no_longer_than_others(word: str) -> None:
+    # Tried from each of its letters anew, it would take hours.
+    assert Redactor([KEY]).text(word) == word
+
+
 def test_a_key_is_replaced_before_a_part_of_it_that_is_one_too() -> None:
     assert Redactor([KEY[:10], KEY]).text(f"{KEY} {KEY[:10]}") == "*** ***"
 

@@ -227,6 +227,22 @@ def test_a_small_answer_that_unpacks_to_a_huge_one_takes_no_memory(
     assert peak < 2**26
 
 
+def test_what_follows_a_packed_answer_is_refused(make: Make, server: OpenAIServer) -> None:
+    whole = gzip.compress(b'{"choices": []}')
+    server.usual = packed(whole + b"x" * 2**20)
+
+    with pytest.raises(error.ResponseError, match="follows the packed content"):
+        asyncio.run(ask(make(max_retries=0), "chat"))
+
+
+def test_bytes_that_unpack_to_nothing_count_too(make: Make, server: OpenAIServer) -> None:
+    empty = b"\x00\x00\x00\xff\xff"  # a stored block of no bytes
+    server.usual = packed(b"\x78\x9c" + empty * 2**19, "deflate")
+
+    with pytest.raises(error.ResponseError, match="longer than 1048576 bytes"):
+        asyncio.run(ask(make(max_response_bytes=2**20, max_retries=0), "chat"))
+
+
 def test_an_answer_packed_in_an_unknown_way_is_refused(make: Make, server: OpenAIServer) -> None:
     server.usual = packed(b"\x0b\x02\x80{}\x03", "br")
 

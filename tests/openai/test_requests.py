@@ -272,6 +272,49 @@ def test_newer_models_get_max_completion_tokens_by_what_they_say(
     assert sent == [{"max_tokens"}, {"max_completion_tokens"}, {"max_completion_tokens"}]
 
 
+def test_a_value_that_is_too_large_teaches_nothing(make: Make, server: OpenAIServer) -> None:
+    large = "'max_tokens' or 'max_completion_tokens' is too large: 200000."
+    server.prepare(Reply(error_body(large), 400))
+    generator = make()
+
+    with pytest.raises(BadRequestError, match="too large"):
+        asyncio.run(generate(generator, "whole", max_tokens=200_000))
+    asyncio.run(generator.complete("Hi").with_(max_tokens=5).run())
+
+    assert len(server.requests) == 2
+    assert server.requests[-1].body["max_tokens"] == 5
+
+
+def test_a_stream_that_has_begun_is_never_sent_again(make: Make, server: OpenAIServer) -> None:
+    piece = {"id": "c", "choices": [{"index": 0, "delta": {"content": "A"}}]}
+    failing = {"error": {"message": "it broke", "code": 400}}
+    server.prepare(Reply(events=[piece, failing], trickle_s=1.0))
+    generator = make(max_tokens=2)
+
+    async def main() -> None:
+        stream = generator.chat("Hi").stream()
+        assert await anext(stream) == "A"
+        # Meanwhile another request finds out what the endpoint does not take.
+        server.prepare(Reply(NEWER, 400))
+        await generate(generator, "whole")
+        with pytest.raises(BadRequestError, match="it broke"):
+            await anext(stream)
+
+    asyncio.run(main())
+
+    assert len(server.requests) == 3
+
+
+def test_what_chats_do_not_take_texts_may(make: Make, server: OpenAIServer) -> None:
+    server.prepare(Reply(NEWER, 400))
+    generator = make(max_tokens=2)
+    asyncio.run(generate(generator, "whole"))
+
+    asyncio.run(generator.complete("Hi").run())
+
+    assert "max_tokens" in server.requests[-1].body
+
+
 def test_requests_that_were_already_on_their_way_go_again_as_well(
     make: Make, server: OpenAIServer
 ) -> None:

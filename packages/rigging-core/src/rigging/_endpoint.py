@@ -27,6 +27,7 @@ _logger: Final = logging.getLogger("rigging.limits")
 
 _LONGEST_PAUSE_S: Final = 600.0  # an endpoint that asks for more is given up
 _GIVEN_UP_S: Final = 30.0
+_LONGEST_GIVEN_UP_S: Final = 3600.0
 _DOUBLING_S: Final = 10.0  # of connections, while they are what holds requests back
 
 # The rest of an endpoint that only refuses and sets no time: for the second burst, doubled
@@ -181,7 +182,8 @@ class Endpoint:
             if refused:
                 self._pause(self._rest_s())
         elif error.retry_after > _LONGEST_PAUSE_S:
-            self._give_up(error, error.retry_after)
+            # A date in a far year is no reason to ask never again.
+            self._give_up(error, min(error.retry_after, _LONGEST_GIVEN_UP_S))
         else:
             self._pause(a_little_more(error.retry_after))
 

@@ -33,7 +33,8 @@ _USER_IN_URL: Final = re.compile(r"(?<=://)[^\s/@'\"]+@")
 _KEY_IN_URL: Final = re.compile(
     r"(?<=[?&])((?:api[-_]?)?key|(?:access[-_]?)?token|sig(?:nature)?)=[^\s&'\"]+", re.IGNORECASE
 )
-_MASKED_KEY: Final = re.compile(r"[\w-]+\*{3,}[\w-]*")
+# Of whole words and without a second try: a long text takes time by its length only.
+_MASKED_KEY: Final = re.compile(r"(?<![\w-])[\w-]++\*{3,}[\w-]*")
 
 
 def is_secret(name: str) -> bool:
@@ -78,7 +79,7 @@ class Redactor:
         found = sorted(stripped, key=len, reverse=True)
         self._patterns = [re.compile(re.escape(key)) for key in found]
         self._patterns += [
-            re.compile(re.escape(key[:_HEAD]) + r"[\w-]*(?:\.{3}|…)[\w-]*")
+            re.compile(re.escape(key[:_HEAD]) + r"[\w-]{0,200}(?:\.{3}|…)[\w-]*")
             for key in found
             if len(key) > _HEAD
         ]

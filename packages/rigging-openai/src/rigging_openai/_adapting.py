@@ -7,6 +7,7 @@ by name, the request goes again without it, or with the newer name, and so do al
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,8 @@ __all__ = ["Adapted"]
 _REFUSALS: Final = frozenset({400, 422})
 _BY_NAME: Final = "unsupported_parameter"
 _BY_VALUE: Final = "unsupported_value"
+# Without a code, this tells it from a value that is refused, such as one that is too large.
+_IN_WORDS: Final = re.compile(r"unsupported|not supported|\binstead\b", re.IGNORECASE)
 
 _RENAMED: Final = {"max_tokens": "max_completion_tokens"}
 _USAGE: Final = "stream_options"
@@ -81,7 +84,8 @@ class Adapted:
         if name is None or name not in arguments:
             return
         newer = _RENAMED.get(name)
-        if newer and newer in report.message and newer not in arguments:
+        is_old = _BY_NAME in report.codes or _IN_WORDS.search(report.message)
+        if newer and is_old and newer in report.message and newer not in arguments:
             self._renamed[endpoint].add(name)
         elif _BY_NAME in report.codes:
             self._refused[endpoint].add((name, None))

@@ -56,15 +56,19 @@ async def pieces_of(
         raise broken(f"the answer is packed as {packing!r}, which was not asked for", model)
     unpacker = None if packing is None else zlib.decompressobj(_ANY_HEADER)
     left = most
+    packed_left = most  # bytes that unpack to nothing are endless, too
     while piece := await response.content.readany():
         if unpacker is not None:
+            packed_left -= len(piece)
+            if unpacker.eof:
+                raise broken("something follows the packed content of the answer", model)
             try:
                 # One byte more than is left, to tell.
                 piece = unpacker.decompress(piece, left + 1)
             except zlib.error as error:
                 raise broken("the answer is packed in a broken way", model) from error
         left -= len(piece)
-        if left < 0:
+        if left < 0 or packed_left < 0:
             raise broken(f"the answer is longer than {most} bytes (max_response_bytes)", model)
         if piece:
             yield piece

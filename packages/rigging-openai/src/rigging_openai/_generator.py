@@ -277,7 +277,7 @@ class OpenAIGenerator(RemoteGenerator):
             try:
                 return await self.limiter.run(attempt, self.limits, endpoint=request.key)
             except BadRequestError as error:
-                self._adapted.learn(request.key, error.__cause__, request.arguments)
+                self._adapted.learn(request.kind, error.__cause__, request.arguments)
                 refused, body = body, self._body(request, stream=False)
                 if body == refused:
                     raise
@@ -291,14 +291,18 @@ class OpenAIGenerator(RemoteGenerator):
         def attempt(left: Left) -> AsyncGenerator[str | _ResultT, None]:
             return client.stream(request, body, left, make_reader())
 
+        has_begun = False
         while True:
             pieces = self.limiter.stream(attempt, self.limits, endpoint=request.key)
             try:
                 async with contextlib.aclosing(pieces):
                     async for piece in pieces:
+                        has_begun = True
                         yield piece
-            except BadRequestError as error:  # before the first piece, or not at all
-                self._adapted.learn(request.key, error.__cause__, request.arguments)
+            except BadRequestError as error:
+                if has_begun:  # an error within the answer is no refusal of the request
+                    raise
+                self._adapted.learn(request.kind, error.__cause__, request.arguments)
                 refused, body = body, self._body(request, stream=True)
                 if body == refused:
                     raise
@@ -307,7 +311,7 @@ class OpenAIGenerator(RemoteGenerator):
 
     def _body(self, request: Request, *, stream: bool) -> dict[str, Any]:
         """Return the body of a request as its endpoint takes it, as far as is known."""
-        key, adapted = request.key, self._adapted
+        key, adapted = request.kind, self._adapted
         left_out = adapted.left_out(key, request.arguments)
         if left_out:
             self.warn_left_out(PROVIDER, left_out)

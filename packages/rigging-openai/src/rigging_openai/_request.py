@@ -70,8 +70,13 @@ class Request:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What is refused together, and learned about together."""
+        """What is refused together."""
         return self.endpoint.base, self.model
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """What is learned about together: chats and texts may differ in what they take."""
+        return self.endpoint.base, self.model, self.path
 
 
 def request_arguments(params: GenerateParams) -> dict[str, Any]:
