@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from pydantic import Field, PrivateAttr, field_serializer
+from pydantic import Field, PrivateAttr
 
 from rigging.error import (
     AuthenticationError,
@@ -22,7 +22,7 @@ from rigging_openai._results import to_message, to_text
 from rigging_openai._streams import ChatReader, TextReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from rigging.limits import Left
     from rigging.message import Message
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenAIGenerator"]
 
 _ResultT = TypeVar("_ResultT")
+_NameT = TypeVar("_NameT", str, str | None)
 
 _MOST_ENDPOINTS: Final = 64  # remembered; there is one, unless params name another
 
@@ -322,15 +323,9 @@ class OpenAIGenerator(RemoteGenerator):
 
     # -- What is not shown ---------------------------------------------------------------
 
-    @field_serializer("headers", "query")
-    def _without_secrets(self, values: dict[str, str]) -> dict[str, str]:
-        return {name: value for name, value in values.items() if not is_hidden(name)}
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            hides = name in {"headers", "query"}
-            yield name, self._without_secrets(value) if hides else value
-
-    def _values(self) -> dict[str, Any]:
-        values = super()._values()
-        return values | {name: self._without_secrets(values[name]) for name in ("headers", "query")}
+    def _shown(self, values: Iterable[tuple[_NameT, Any]]) -> Iterator[tuple[_NameT, Any]]:
+        for name, value in super()._shown(values):
+            if name in ("headers", "query"):
+                yield name, {key: text for key, text in value.items() if not is_hidden(key)}
+            else:
+                yield name, value
