@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rigging._quota import Allowance
-from rigging._slots import Slots
 from rigging.error import (
     BadRequestError,
     GenerationError,
@@ -166,17 +165,88 @@ def test_callers_that_are_cancelled_leave_no_place_taken(waits_s: float) -> None
 
 
 def test_a_place_that_comes_with_the_cancellation_is_handed_on() -> None:
-    async def main() -> tuple[int, bool]:
-        places = Slots(1)
-        await places.take()
-        second, third = (asyncio.create_task(places.take()) for _ in range(2))
-        await asyncio.sleep(0)
-        places.free()  # to the second, who cannot know it yet
-        second.cancel()
-        await asyncio.wait([second, third])
-        return places.in_flight, third.cancelled()
+    async def main() -> str:
+        limiter, limits, server = Limiter(), Limits(max_connections=1), Server(answer_s=0.0)
+        ending = asyncio.Event()
 
-    assert virtual_time.run(main()) == (1, False)
+        async def holds_the_place(left: Left) -> None:
+            left()
+            await ending.wait()
+
+        first = asyncio.create_task(limiter.run(holds_the_place, limits, endpoint="x"))
+        second, third = (
+            asyncio.create_task(limiter.run(server.answer, limits, endpoint="x")) for _ in "ab"
+        )
+        await asyncio.sleep(0)
+        ending.set()
+        await asyncio.sleep(0)  # the place goes to the second, who cannot know it yet
+        assert first.done()
+        second.cancel()
+        return await third
+
+    assert virtual_time.run(main()) == "answer"
+
+
+@dataclass
+class Caller:
+    """Somebody who asks, and may lose patience."""
+
+    endpoint: str
+    asks_at: float
+    patience_s: float
+    reply: GenerationError | None
+
+
+CALLERS = st.builds(
+    Caller,
+    endpoint=st.sampled_from("xy"),
+    asks_at=st.sampled_from([0.0, 0.1, 0.2, 0.5]),
+    patience_s=st.sampled_from([0.0, 0.05, 0.1, 0.3, 1.0, 1e6]),
+    reply=st.sampled_from(
+        [
+            None,
+            None,
+            RateLimitError("no"),
+            RateLimitError("no", retry_after=0.2),
+            ProviderServerError("no"),
+            BadRequestError("no", status=400),
+        ]
+    ),
+)
+
+
+@given(
+    callers=st.lists(CALLERS, min_size=1, max_size=25),
+    most=st.integers(0, 3),
+    delay_s=st.sampled_from([0.0, 0.05]),
+    retries=st.sampled_from([0, 3]),
+)
+def test_whoever_comes_and_goes_the_bounds_hold_and_no_place_is_lost(
+    callers: list[Caller], most: int, delay_s: float, retries: int
+) -> None:
+    servers = {name: Server() for name in "xy"}
+    limiter, limits = Limiter(), Limits(most, delay_s, retries)
+
+    async def call(caller: Caller) -> None:
+        await asyncio.sleep(caller.asks_at)
+        server = servers[caller.endpoint]
+        server.replies.append(caller.reply)
+        async with asyncio.timeout(caller.patience_s):
+            await limiter.run(server.answer, limits, endpoint=caller.endpoint)
+
+    async def main() -> None:
+        await asyncio.gather(*map(call, callers), return_exceptions=True)
+        await asyncio.sleep(3600)  # until no endpoint is given up any more
+        for name, server in servers.items():
+            server.replies.clear()
+            asked = (limiter.run(server.answer, limits, endpoint=name) for _ in range(4))
+            async with asyncio.timeout(3600):  # the pace may have become slow
+                assert await asyncio.gather(*asked) == ["answer"] * 4
+
+    virtual_time.run(main())
+    starts = sorted(time for server in servers.values() for time in server.starts)
+    assert all(gap >= delay_s - 1e-9 for gap in gaps(starts))
+    assert all(server.peak <= (most or len(callers) + 4) for server in servers.values())
 
 
 def test_each_loop_has_its_own_state_which_goes_with_it() -> None:

@@ -7,21 +7,20 @@ import copy
 import logging
 import math
 import random
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections import deque
+from typing import TYPE_CHECKING, Final
 
 from rigging._pace import Pace
 from rigging._quota import Allowance
-from rigging._slots import Slots
 from rigging.error import GenerationError, RateLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
+    from rigging._gate import Gate
     from rigging._quota import Quota
 
 __all__ = ["Attempt", "Endpoint", "a_little_more"]
-
-_T = TypeVar("_T")
 
 _logger: Final = logging.getLogger("rigging.limits")
 
@@ -39,12 +38,25 @@ _LONGEST_FRUITLESS_S: Final = 30.0
 class Attempt:
     """One attempt of a request, from its start on."""
 
-    __slots__ = ("burst", "number", "started_at")
+    __slots__ = ("burst", "leave", "number", "started_at")
 
-    def __init__(self, burst: int, started_at: float, number: int) -> None:
+    def __init__(
+        self, burst: int, started_at: float, number: int, leave: Callable[[], None]
+    ) -> None:
         self.burst = burst  # how many bursts of refusals there were before
         self.started_at = started_at
         self.number = number  # in the order of starts
+        self.leave = leave  # to be called, from any thread, when the request has left
+
+
+class _Waiter:
+    """A request that waits for the start of its next attempt."""
+
+    __slots__ = ("min_delay_s", "turn")
+
+    def __init__(self, min_delay_s: float) -> None:
+        self.min_delay_s = min_delay_s
+        self.turn: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
 
 
 class Endpoint:
@@ -54,16 +66,26 @@ class Endpoint:
     many are in flight is halved, unless the pace was what held them back. Attempts that
     started before that, and their refusals, belong to the same burst and change nothing.
 
+    Requests stand in line, and `admit` starts as many as may start, at once: whenever one
+    joins, an attempt ends, or a time has come. So it shows what holds the first one back.
+
     Times are the event loop's, in seconds.
+
+    Args:
+        gate: What it shares with other endpoints.
     """
 
-    def __init__(self) -> None:
-        self._queue = Slots(1)
-        self._connections = Slots(None)
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._line: deque[_Waiter] = deque()
+        self._alarm: asyncio.TimerHandle | None = None  # while the first one waits for a time
+        self._limit: int | None = None  # of connections
         self._ceiling: int | None = None
         self._allowed = math.inf  # connections, below the ceiling; grows in fractions
-        self._held_s = 0.0  # how long attempts waited for one since the last success
+        self._full_since = math.inf  # while the first one waits for a connection
+        self._held_s = 0.0  # how long that took, since the last success
         self._pace = Pace()
+        self._paced_s = 0.0  # how long the first one was held back by the pace alone
         self._allowance = Allowance()
         self._started = 0  # attempts
         self._in_flight: dict[Attempt, None] = {}  # in the order of their starts
@@ -94,49 +116,57 @@ class Endpoint:
             self._ceiling = ceiling
             self._set_limit()
 
-    async def start(
-        self, depart: Callable[[], Awaitable[_T]], withdraw: Callable[[_T], None], *, again: bool
-    ) -> tuple[Attempt, _T]:
-        """Wait until an attempt may start; `end` follows.
+    async def start(self, min_delay_s: float, *, again: bool) -> Attempt:
+        """Wait until an attempt may start, and start it; `end` follows.
 
         Args:
-            depart: Waits for whatever else it takes to start.
-            withdraw: Undoes that.
+            min_delay_s: Seconds that shall lie between the departure before and its own.
             again: The request was attempted before, and goes before those that were not.
-
-        Returns:
-            The attempt, and what ``depart`` returned.
 
         Raises:
             GenerationError: If the endpoint is given up.
         """
-        # In single file, so that it shows what holds the first one back, and so that nobody
-        # is past the last look at whether the endpoint wants a rest.
-        await self._queue.take(first=again)
-        try:
-            while True:
-                held_s = await self._wait()
-                self._set_limit()
-                came_at = _now()
-                await self._connections.take()
-                try:
-                    self._held_s += _now() - came_at
-                    self._check()
-                    ticket = await depart()
-                    now = _now()
-                    if self._resumes_at <= now and not self.is_given_up:
-                        self._pace.start(now, held_s)
-                        attempt = Attempt(self._burst, now, self._started)
-                        self._started += 1
-                        self._in_flight[attempt] = None
-                        return attempt, ticket
-                    withdraw(ticket)
-                except BaseException:
-                    self._connections.free()
-                    raise
-                self._connections.free()
-        finally:
-            self._queue.free()
+        while True:
+            if self._given_up is not None and self.is_given_up:
+                raise _unsent(self._given_up[0])
+            waiter = _Waiter(min_delay_s)
+            # Behind the first one: what holds that back has been counted for its own start.
+            self._line.insert(1 if again else len(self._line), waiter)
+            self.admit()
+            try:
+                attempt = await waiter.turn
+            except BaseException:
+                turn = waiter.turn
+                if not turn.cancel() and not turn.cancelled() and turn.exception() is None:
+                    self._withdraw(turn.result())  # it came in the same moment
+                self._tidy()
+                raise
+            if self._resumes_at <= attempt.started_at and not self.is_given_up:
+                return attempt
+            # Another one was refused between the start and now, when it would go out.
+            self._withdraw(attempt)
+            again = True
+
+    def admit(self) -> None:
+        """Start as many of those that wait as may start now."""
+        self._tidy()
+        while self._line and self._alarm is None:
+            now = _now()
+            pause_s = max(self._resumes_at - now, 0.0)
+            rest_s = max(pause_s, self._allowance.wait_s(self._started, now))
+            pace_s = self._pace.wait_s(now)
+            if rest_s > 0 or pace_s > 0:
+                self._paced_s += max(pace_s - rest_s, 0.0)
+                self._alarm = _loop().call_later(max(rest_s, pace_s), self._resume)
+                return
+            if self._limit is not None and len(self._in_flight) >= self._limit:
+                self._full_since = min(self._full_since, now)
+                return
+            leave = self._gate.take(self, self._line[0].min_delay_s)
+            if leave is None:
+                return
+            self._line.popleft().turn.set_result(self._begin(leave, now))
+            self._tidy()
 
     def say(self, attempt: Attempt, quotas: tuple[Quota, ...]) -> None:
         """Take what the answer to an attempt says is left."""
@@ -144,8 +174,10 @@ class Endpoint:
 
     def end(self, attempt: Attempt) -> None:
         """End an attempt that has started."""
+        attempt.leave()  # if it never said so
         del self._in_flight[attempt]
-        self._connections.free()
+        self._gate.free()
+        self.admit()
 
     def answered(self) -> None:
         """Count an answer, whatever it says: the endpoint is not dead."""
@@ -155,6 +187,7 @@ class Endpoint:
             self._given_up = None
             self._tries_again = False
             self._set_limit()
+            self.admit()
 
     def succeeded(self, attempt: Attempt) -> None:
         """Count a success."""
@@ -199,9 +232,8 @@ class Endpoint:
 
     async def sleep(self, seconds: float) -> None:
         """Sleep for so long, or until the endpoint is given up."""
-        loop = asyncio.get_running_loop()
-        sleeper: asyncio.Future[None] = loop.create_future()
-        alarm = loop.call_later(seconds, _wake, sleeper)
+        sleeper: asyncio.Future[None] = _loop().create_future()
+        alarm = _loop().call_later(seconds, _wake, sleeper)
         self._sleepers.add(sleeper)
         try:
             await sleeper
@@ -209,25 +241,41 @@ class Endpoint:
             alarm.cancel()
             self._sleepers.discard(sleeper)
 
-    async def _wait(self) -> float:
-        """Wait for the end of a pause and for the pace; return the seconds due to the latter."""
-        held_s = 0.0
-        while True:
-            self._check()
-            now = _now()
-            pause_s = max(self._resumes_at - now, 0.0)
-            pace_s = self._pace.wait_s(now)
-            rest_s = max(pause_s, self._allowance.wait_s(self._started, now))
-            if rest_s <= 0 and pace_s <= 0:
-                return held_s
-            held_s += max(pace_s - rest_s, 0.0)
-            await self.sleep(max(rest_s, pace_s))
+    def _begin(self, leave: Callable[[], None], now: float) -> Attempt:
+        if self._full_since < now:
+            self._held_s += now - self._full_since
+        self._full_since = math.inf
+        self._pace.start(now, self._paced_s)
+        self._paced_s = 0.0
+        attempt = Attempt(self._burst, now, self._started, leave)
+        self._started += 1
+        self._in_flight[attempt] = None
+        return attempt
 
-    def _check(self) -> None:
-        if self._given_up is not None and self.is_given_up:
-            error = copy.copy(self._given_up[0])
-            error.add_note("The endpoint was given up, so this request was not sent.")
-            raise error
+    def _withdraw(self, attempt: Attempt) -> None:
+        """End an attempt of which nothing was sent."""
+        self._pace.refused()
+        self.end(attempt)
+
+    def _resume(self) -> None:
+        self._alarm = None
+        self.admit()
+
+    def _tidy(self) -> None:
+        """Drop those at the head of the line that have gone."""
+        while self._line and self._line[0].turn.done():
+            self._line.popleft()
+        if not self._line:
+            self._full_since = math.inf
+            self._paced_s = 0.0
+            self._silence()
+            self._gate.forget(self)
+
+    def _silence(self) -> None:
+        # The alarm refers to the loop, which must not be kept by those who wait no more.
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     def _give_up(self, error: GenerationError, seconds: float = _GIVEN_UP_S) -> None:
         """Let requests fail at once for so long; after that one at a time may try."""
@@ -241,6 +289,10 @@ class Endpoint:
         self._set_limit()
         for sleeper in self._sleepers:
             _wake(sleeper)
+        for waiter in self._line:
+            if not waiter.turn.done():
+                waiter.turn.set_exception(_unsent(kept))
+        self._tidy()
 
     def _pause(self, seconds: float) -> None:
         self._resumes_at = max(self._resumes_at, _now() + seconds)
@@ -261,7 +313,7 @@ class Endpoint:
         connections_hold_back = not self._pace.holds_back
         self._pace.fall(now, sets_time=error.retry_after is not None)
         if connections_hold_back and not self._pace.is_random(now):
-            in_force = self._connections.limit or self._connections.in_flight
+            in_force = self._limit or len(self._in_flight)
             self._allowed = max(in_force / 2, 1.0)
             self._set_limit()
         self._held_s = 0.0
@@ -269,12 +321,8 @@ class Endpoint:
         _logger.info("%s: %.0f connections and %.3g requests/s now", error, self._allowed, rate)
 
     def _set_limit(self) -> None:
-        limit = min(self._allowed, self._ceiling or math.inf)
-        if self.is_given_up:
-            limit = math.inf  # who waits behind one that hangs is to fail as well
-        elif self._tries_again:
-            limit = 1.0
-        self._connections.limit = None if math.isinf(limit) else int(limit)
+        limit = 1.0 if self._tries_again else min(self._allowed, self._ceiling or math.inf)
+        self._limit = None if math.isinf(limit) else int(limit)
 
 
 def a_little_more(seconds: float) -> float:
@@ -282,10 +330,21 @@ def a_little_more(seconds: float) -> float:
     return seconds + random.uniform(0.01, 0.05 + 0.05 * seconds)  # noqa: S311 (no secret)
 
 
+def _unsent(error: GenerationError) -> GenerationError:
+    """Return the error of a request that comes after this one had its endpoint given up."""
+    copied = copy.copy(error)
+    copied.add_note("The endpoint was given up, so this request was not sent.")
+    return copied
+
+
 def _wake(sleeper: asyncio.Future[None]) -> None:
     if not sleeper.done():
         sleeper.set_result(None)
 
 
+def _loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
 def _now() -> float:
-    return asyncio.get_running_loop().time()
+    return _loop().time()

@@ -37,12 +37,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from rigging._endpoint import Attempt, Endpoint, a_little_more
+from rigging._gate import Gate
 from rigging._quota import Quota
-from rigging._slots import Slots
 from rigging.error import GenerationError, ResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+    from types import TracebackType
 
 __all__ = ["Left", "Limiter", "Limits", "Quota"]
 
@@ -52,6 +53,8 @@ _logger: Final = logging.getLogger(__name__)
 
 _FIRST_WAIT_S: Final = 0.5  # before the first retry; doubled with each
 _LONGEST_WAIT_S: Final = 30.0  # between retries that the endpoint set no time for
+
+_UNLEARNED: Final = object()  # the key of all endpoints about which nothing is learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,9 @@ class Limiter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = WeakKeyDictionary()
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Endpoints] = (
+            WeakKeyDictionary()
+        )
 
     async def run(
         self,
@@ -145,10 +150,10 @@ class Limiter:
             GenerationError: The last attempt's, or a copy of the one for which the endpoint
                 was given up, with a note.
         """
-        request = _Request(self._gate(), limits, endpoint)
+        request = _Request(self._endpoints(), limits, endpoint)
         while True:
             try:
-                async with request.turn() as left:
+                async with request as left:
                     return await attempt(left)
             except GenerationError as error:
                 await request.wait_after(error)
@@ -173,10 +178,10 @@ class Limiter:
         Raises:
             GenerationError: As `run`; after the first piece nothing is attempted again.
         """
-        request = _Request(self._gate(), limits, endpoint)
+        request = _Request(self._endpoints(), limits, endpoint)
         while True:
             try:
-                async with request.turn() as left, contextlib.aclosing(attempt(left)) as pieces:
+                async with request as left, contextlib.aclosing(attempt(left)) as pieces:
                     async for piece in pieces:
                         request.begin()
                         yield piece
@@ -187,82 +192,53 @@ class Limiter:
             else:
                 return
 
-    def _gate(self) -> _Gate:
+    def _endpoints(self) -> _Endpoints:
         loop = asyncio.get_running_loop()
         with self._lock:
-            gate = self._by_loop.get(loop)
-            if gate is None:
-                gate = self._by_loop[loop] = _Gate()
-            return gate
+            endpoints = self._by_loop.get(loop)
+            if endpoints is None:
+                endpoints = self._by_loop[loop] = _Endpoints()
+            return endpoints
 
     def __deepcopy__(self, memo: dict[int, object]) -> Limiter:
         return Limiter()  # a copied generator shares nothing that can change
 
 
-class _Gate:
-    """What all requests of a limiter share on one event loop."""
+class _Endpoints:
+    """The endpoints of a limiter on one event loop, and what they share."""
 
     def __init__(self) -> None:
-        self.connections = Slots(None)
-        # No lock of asyncio's: it refers to the loop, which then would never be let go.
-        self._departure = Slots(1)
-        self._left_at = -math.inf
-        self._endpoints: dict[Hashable, Endpoint] = {}
+        self.gate = Gate()
+        self._by_key: dict[Hashable, Endpoint] = {}
 
-    def endpoint(self, key: Hashable) -> Endpoint:
-        if key not in self._endpoints:
-            self._endpoints[key] = Endpoint()
-        return self._endpoints[key]
-
-    async def depart(self, min_delay_s: float) -> Callable[[], None]:
-        """Wait until the last departure is so long ago; one departs at a time.
-
-        Returns:
-            What to call when the request has left.
-        """
-        if not min_delay_s:
-            return _nothing
-        loop = asyncio.get_running_loop()
-        await self._departure.take()
-        try:
-            await asyncio.sleep(self._left_at + min_delay_s - loop.time())
-        except BaseException:
-            self._departure.free()
-            raise
-        has_left = False
-
-        def gone() -> None:
-            nonlocal has_left
-            if not has_left:
-                has_left = True
-                self._left_at = loop.time()
-                self._departure.free()
-
-        def left() -> None:
-            if not has_left:
-                # On the loop, which gets to it when whoever said so has gone on to the socket.
-                with contextlib.suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(gone)
-
-        return left
+    def get(self, key: Hashable) -> Endpoint:
+        endpoint = self._by_key.get(key)
+        if endpoint is None:
+            endpoint = self._by_key[key] = Endpoint(self.gate)
+        return endpoint
 
 
 class _Request:
-    """One request and its attempts.
+    """One request: an asynchronous context manager, entered for each of its attempts.
+
+    Entering waits for the attempt's turn; what comes of the block is counted.
 
     Attributes:
         has_begun: Whether a piece of the answer has come.
     """
 
-    def __init__(self, gate: _Gate, limits: Limits, endpoint: Hashable) -> None:
-        self._gate = gate
+    __slots__ = ("_attempt", "_began_at", "_endpoint", "_limits", "_retries", "has_begun")
+
+    _attempt: Attempt  # the last one
+
+    def __init__(self, endpoints: _Endpoints, limits: Limits, key: Hashable) -> None:
         self._limits = limits
-        self._endpoint = gate.endpoint(endpoint)
+        # What nothing is learned about is not told apart.
+        self._endpoint = endpoints.get(key if limits.max_retries else _UNLEARNED)
         self._retries = 0
         self._began_at = math.inf
-        self._last: Attempt | None = None
         self.has_begun = False
-        gate.connections.limit = limits.max_connections or None
+        endpoints.gate.set_limit(limits.max_connections or None)
         self._endpoint.set_ceiling(limits.max_connections or None)
 
     def begin(self) -> None:
@@ -271,37 +247,33 @@ class _Request:
             self.has_begun = True
             self._endpoint.answered()
 
-    @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[Left]:
-        """Wait for the turn of one attempt; what comes of the block is counted."""
-        if not self._limits.max_retries:
-            leave = await self._depart()
-            try:
-                yield Left(leave)
-            finally:
-                self._withdraw(leave)
-            return
+    async def __aenter__(self) -> Left:
         endpoint = self._endpoint
-        attempt, leave = await endpoint.start(self._depart, self._withdraw, again=self._retries > 0)
-        self._last = attempt
+        attempt = await endpoint.start(self._limits.min_delay_s, again=self._retries > 0)
+        self._attempt = attempt
         self._began_at = min(self._began_at, attempt.started_at)
-        try:
-            yield Left(leave, functools.partial(endpoint.say, attempt))
-        except GenerationError as error:
+        if not self._limits.max_retries:
+            return Left(attempt.leave)
+        return Left(attempt.leave, functools.partial(endpoint.say, attempt))
+
+    async def __aexit__(
+        self, _: object, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if self._limits.max_retries:
+            self._count(self._attempt, error)
+        self._endpoint.end(self._attempt)
+
+    def _count(self, attempt: Attempt, error: BaseException | None) -> None:
+        endpoint = self._endpoint
+        if error is None:
+            endpoint.succeeded(attempt)
+        elif isinstance(error, GenerationError):
             if error.retryable:
                 endpoint.failed(attempt, error)
             elif error.status is not None or isinstance(error, ResponseError):
                 endpoint.answered()
-            raise
-        except BaseException:
-            if self.has_begun:
-                endpoint.succeeded(attempt)  # its reader has seen enough
-            raise
-        else:
-            endpoint.succeeded(attempt)
-        finally:
-            self._withdraw(leave)
-            endpoint.end(attempt)
+        elif self.has_begun:
+            endpoint.succeeded(attempt)  # its reader has seen enough
 
     async def wait_after(self, error: GenerationError) -> None:
         """Wait until the next attempt.
@@ -310,10 +282,11 @@ class _Request:
             GenerationError: The error itself, if there is to be none.
         """
         most = self._limits.max_retries
-        if self._last is None or not error.retryable or self._endpoint.is_given_up:
+        if not error.retryable or self._endpoint.is_given_up:
             raise error
         if self._retries == most:
-            self._endpoint.exhausted(error, self._began_at, self._last)
+            if most:
+                self._endpoint.exhausted(error, self._began_at, self._attempt)
             raise error
         if error.retry_after is not None:
             wait_s = a_little_more(error.retry_after)
@@ -325,19 +298,3 @@ class _Request:
         level = logging.WARNING if self._endpoint.tell_first_failure() else logging.INFO
         _logger.log(level, "%s; retry %d of %d in %.2g s", error, self._retries, most, wait_s)
         await self._endpoint.sleep(wait_s)
-
-    async def _depart(self) -> Callable[[], None]:
-        await self._gate.connections.take()
-        try:
-            return await self._gate.depart(self._limits.min_delay_s)
-        except BaseException:
-            self._gate.connections.free()
-            raise
-
-    def _withdraw(self, leave: Callable[[], None]) -> None:
-        leave()
-        self._gate.connections.free()
-
-
-def _nothing() -> None:
-    """No delay is set, so nobody waits for the departure."""
