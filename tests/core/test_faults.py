@@ -540,8 +540,14 @@ ENDINGS = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_program_that_leaves_things_open_ends_quietly(ending: str, tmp_path: Path) -> None:
-    code = "import asyncio, sys, rigging as rg\necho = rg.testing.EchoGenerator(model='x')\n"
-    code += textwrap.dedent(ENDINGS[ending])
+    code = textwrap.dedent(
+        """
+        import asyncio, logging, sys, rigging as rg
+        # How long a step took, a warning of the development mode, says how busy the machine is.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
+        echo = rg.testing.EchoGenerator(model='x')
+        """
+    ) + textwrap.dedent(ENDINGS[ending])
     command = [sys.executable, "-X", "dev", "-c", code, str(tmp_path / "run.db")]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

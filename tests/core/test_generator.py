@@ -51,6 +51,37 @@ def test_a_registered_subclass_is_led_to_by_its_identifier() -> None:
         )
 
 
+def test_an_identifier_follows_whatever_changes() -> None:
+    class Changing(EchoGenerator):
+        note: str = ""
+        names: list[str] = []
+        nested: dict[str, Any] = {}
+
+    generator = Changing(model="x", nested={"a": {"b": [1]}}, params=rg.GenerateParams(extra={}))
+    with rg.register_generator("one", Changing):
+        seen = [generator.to_identifier()]
+        generator.note = "new"
+        seen.append(generator.to_identifier())
+        generator.names.append("added")
+        seen.append(generator.to_identifier())
+        generator.nested["a"]["b"].append(2)
+        seen.append(generator.to_identifier())
+        generator.params.extra["more"] = 1
+        seen.append(generator.to_identifier())
+        with rg.register_generator("two", Changing):
+            seen.append(generator.to_identifier())
+        assert generator.to_identifier() == seen[-2]
+
+    assert seen == [
+        'one!x,nested.a={"b":[1]}',
+        'one!x,note=new,nested.a={"b":[1]}',
+        'one!x,note=new,names=added,nested.a={"b":[1]}',
+        'one!x,note=new,names=added,nested.a={"b":[1%2C2]}',
+        'one!x,note=new,names=added,nested.a={"b":[1%2C2]},extra.more=1',
+        'two!x,note=new,names=added,nested.a={"b":[1%2C2]},extra.more=1',
+    ]
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
-__all__ = ["Model", "field_names"]
+__all__ = ["Model", "field_names", "snapshot"]
 
 _logger = logging.getLogger(__name__)
 
@@ -50,6 +50,15 @@ def field_names(name: str, field: FieldInfo) -> list[str]:
     alias = field.validation_alias
     others = alias.choices if isinstance(alias, AliasChoices) else [alias]
     return list(dict.fromkeys([name, *(other for other in others if isinstance(other, str))]))
+
+
+def snapshot(value: Any) -> Any:
+    """Return a value as it is now: of what can change in place, a copy to compare with later."""
+    if isinstance(value, dict):
+        return {name: snapshot(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [snapshot(part) for part in value]
+    return snapshot(value.__dict__) if isinstance(value, BaseModel) else value
 
 
 def _wake_pydantic() -> None:

@@ -140,8 +140,8 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         Raises:
             InvalidParamsError: If a field is unknown or a value does not fit.
         """
-        merged = self.params.merge_with(params, GenerateParams(**overrides))
-        return replace(self, params=merged)
+        more = GenerateParams(**overrides) if overrides else None
+        return replace(self, params=self.params.merge_with(params, more))
 
     def clone(self: SelfT) -> SelfT:
         """Return a copy; since pipelines do not change, the pipeline itself would do."""
@@ -241,8 +241,9 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             RiggingError: If the request cannot be sent, or failed at the provider; see
                 `rigging.error` for the tree.
         """
-        jobs = [Job(self._input(), self.params)]
-        return await self._only(await self._unmapped(jobs, self._settings(on_failed, one=True)))
+        # In the caller's own task: a pool for one item would cost more than the item.
+        run = Run(self, self._settings(on_failed, one=True))
+        return await self._only(await run(Job(self._input(), self.params)))
 
     async def run_many(
         self,
@@ -555,7 +556,9 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         progress: bool = False,
         one: bool = False,
     ) -> Settings:
-        catching = replace(self.catching, on_failed=on_failed or self.catching.on_failed)
+        catching = self.catching
+        if on_failed is not None:
+            catching = replace(catching, on_failed=on_failed)
         if one and catching.on_failed == "skip":
             catching = replace(catching, on_failed="include")
         if window is not None and (not isinstance(window, int) or window < 1):
@@ -608,10 +611,12 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 items = self._collect(list(mapped))
         return items
 
-    async def _only(self, items: ListT) -> ItemT:
+    async def _only(self, item: ItemT) -> ItemT:
         """Return the one item of a run, after every ``map``."""
-        for item in await self._mapped(items):
-            return item  # type: ignore[no-any-return]
+        if not self.maps:
+            return item
+        for mapped in await self._mapped(self._collect([item])):
+            return mapped  # type: ignore[no-any-return]
         raise TypeError("map() left no result, and run() has one to return: use run_many(1)")
 
     async def _process(
@@ -689,7 +694,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             if not self.catching.takes(error):
                 raise
             item = self._kept(job, error, name)
-        item = await self._only(self._collect([item]))
+        item = await self._only(item)
         await self._shown(item, [one for one in self.watches if one not in shown_by])
         return item
 

@@ -186,7 +186,7 @@ class Run:
     async def __call__(self, job: Job) -> Any:
         number = self._next_number()
         # A run that a callback starts is no deeper for that.
-        nesting.set(0)
+        outside = nesting.set(0)
         try:
             item = await self._attempt(job)
         except (Exception, asyncio.CancelledError) as error:
@@ -201,6 +201,7 @@ class Run:
         else:
             self._finished += 1
         finally:
+            nesting.reset(outside)
             if self.answered:
                 self.answered.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
         if self._bar is not None:

@@ -26,7 +26,7 @@ from pydantic import (
 
 from rigging._building import DEFAULT_PROVIDER, build
 from rigging._fields import options_of, write_more, write_options
-from rigging._model import Model
+from rigging._model import Model, snapshot
 from rigging._scheduler import Schedulers
 from rigging.chat import Chat, ChatPipeline
 from rigging.completion import Completion, CompletionPipeline
@@ -120,6 +120,8 @@ class Generator(Model):
     _schedulers: Schedulers = PrivateAttr(default_factory=Schedulers)
     _chat_watches: tuple[Callable[[Chat], Any], ...] = PrivateAttr(default=())
     _completion_watches: tuple[Callable[[Completion], Any], ...] = PrivateAttr(default=())
+    # What `to_identifier` returned last, and what it was written from.
+    _last_written: tuple[object, str] | None = PrivateAttr(default=None)
 
     # -- For users -----------------------------------------------------------------------
 
@@ -141,7 +143,7 @@ class Generator(Model):
         return ChatPipeline(
             self,
             tuple(Message.fit_as_list(messages)),
-            params=GenerateParams().merge_with(params),
+            params=GenerateParams() if params is None else GenerateParams().merge_with(params),
             watches=self._chat_watches,
         )
 
@@ -162,7 +164,7 @@ class Generator(Model):
         return CompletionPipeline(
             self,
             text,
-            params=GenerateParams().merge_with(params),
+            params=GenerateParams() if params is None else GenerateParams().merge_with(params),
             watches=self._completion_watches,
         )
 
@@ -206,18 +208,13 @@ class Generator(Model):
         name = registry.name_of(type(self))
         if name is None:
             raise UnregisteredGeneratorError(type(self))
-        provider, distribution = name
-        try:
-            options = {} if short else self._options(self.params.merge_with(params))
-            text = Identifier(self.model, provider, distribution, options).format()
-            text.encode()
-        except InvalidGeneratorError:
-            raise
-        except ValueError as error:  # half a character, or an integer of thousands of digits
-            raise InvalidGeneratorError(
-                f"{type(self).__name__} cannot be written as an identifier: {error}"
-            ) from error
-        return text
+        if short or params is not None:
+            return self._written(name, params, short=short)
+        # Every run asks for it, and writing it anew costs more than the rest of a request.
+        now = (name, snapshot({**self.__dict__, **(self.model_extra or {})}))
+        if self._last_written is None or self._last_written[0] != now:
+            self._last_written = now, self._written(name, None, short=False)
+        return self._last_written[1]
 
     def load(self: _SelfT) -> _SelfT:
         """Bring the model into memory, where there is one to bring; may be repeated.
@@ -371,6 +368,22 @@ class Generator(Model):
             if name not in secret:
                 option = options.get(name or "")
                 yield name, without_secrets(value) if option is None else option.public(value)
+
+    def _written(
+        self, name: tuple[str, str | None], params: GenerateParams | None, *, short: bool
+    ) -> str:
+        provider, distribution = name
+        try:
+            options = {} if short else self._options(self.params.merge_with(params))
+            text = Identifier(self.model, provider, distribution, options).format()
+            text.encode()
+        except InvalidGeneratorError:
+            raise
+        except ValueError as error:  # half a character, or an integer of thousands of digits
+            raise InvalidGeneratorError(
+                f"{type(self).__name__} cannot be written as an identifier: {error}"
+            ) from error
+        return text
 
     def _options(self, params: GenerateParams) -> dict[str, str]:
         own = write_options(self, set(type(self).model_fields) - _OWN_FIELDS)
