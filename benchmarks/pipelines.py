@@ -48,6 +48,23 @@ class Instant(rg.Generator):
         return [rg.GeneratedText.from_text(text) for text in texts]
 
 
+class Listener:
+    """A plugin that is told of each request twice, and does nothing."""
+
+    def rigging_request_started(self, event: rg.events.RequestStarted) -> None:
+        """Be told."""
+
+    def rigging_request_finished(self, event: rg.events.RequestFinished) -> None:
+        """Be told."""
+
+
+class Unobserved(rg.ChatPipeline):
+    """A pipeline that looks for no listeners."""
+
+    def _observer(self, name: str | None) -> None:
+        """Tell nobody."""
+
+
 def prompts(items: int) -> list[str]:
     """Make so many short prompts, each another."""
     return [f"prompt number {number}" for number in range(items)]
@@ -102,6 +119,14 @@ def measure_overhead() -> list[tuple[str, float, str, float, str]]:
     then = chat.then(lambda _: None)
     given, more = prompts(ITEMS), prompts(CHECKPOINT_ITEMS)
 
+    async def with_listener() -> None:
+        with rg.plugins.manager.register(Listener()):
+            await chat.run_batch(given)
+
+    async def without_hooks() -> None:
+        # As if there were none to look for listeners of.
+        await Unobserved(generator).run_batch(given)
+
     async def with_checkpoint() -> None:
         with tempfile.TemporaryDirectory() as folder:
             await chat.run_batch(more, checkpoint=Path(folder) / "run.db")
@@ -110,6 +135,8 @@ def measure_overhead() -> list[tuple[str, float, str, float, str]]:
         {
             "worker pool by hand": (lambda: by_hand(ITEMS), ITEMS),
             "run_batch of chats": (lambda: chat.run_batch(given), ITEMS),
+            "run_batch without hooks": (without_hooks, ITEMS),
+            "run_batch with a listener": (with_listener, ITEMS),
             "run_batch with one then": (lambda: then.run_batch(given), ITEMS),
             "run_batch of completions": (lambda: text.run_batch(given), ITEMS),
             "run_batch, 10,000 items": (lambda: chat.run_batch(more), CHECKPOINT_ITEMS),
@@ -118,6 +145,8 @@ def measure_overhead() -> list[tuple[str, float, str, float, str]]:
     )
     compared = [
         ("run_batch of chats", "worker pool by hand", "≤ 2.5"),
+        ("run_batch of chats", "run_batch without hooks", "≤ 1.02"),
+        ("run_batch with a listener", "run_batch of chats", "≤ 5 μs more"),
         ("run_batch with one then", "run_batch of chats", "≤ 1.6"),
         ("run_batch of completions", "run_batch of chats", "≤ 1.0"),
         ("the same with a checkpoint", "run_batch, 10,000 items", "≤ 2.0"),

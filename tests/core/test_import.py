@@ -38,6 +38,17 @@ def test_test_doubles_need_no_pytest() -> None:
     assert "pytest" not in modules
 
 
+def test_a_run_without_plugins_does_not_import_what_keeps_them() -> None:
+    modules = modules_after(
+        "import rigging as rg; rg.testing.EchoGenerator(model='x').chat('Hi').run_sync()"
+    )
+
+    assert "rigging.plugins" in modules
+    assert {
+        name for name in modules if name.partition(".")[0] in {"pluggy", "opentelemetry"}
+    } == set()
+
+
 def test_import_alone_loads_next_to_nothing() -> None:
     modules = modules_after("import rigging; rigging.__version__")
 

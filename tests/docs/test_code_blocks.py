@@ -41,6 +41,7 @@ def blocks(*, run: bool) -> list[ParameterSet]:
 def _names_end_with_the_example() -> Iterator[None]:
     yield
     rigging.registry.registry.reset()
+    rigging.plugins.manager.reset()
 
 
 @pytest.mark.parametrize("name", MODULES)

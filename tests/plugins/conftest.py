@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import importlib_metadata
 import pytest
 
+from rigging.plugins import manager
 from rigging.registry import registry
 from tests.support.environments import ROOT, Environment, build, make_environment
 from tests.support.plugins import Site
@@ -65,7 +66,8 @@ def zoo(
 ) -> Environment:
     """One good provider among all the faulty ones."""
     environment = core.clone(tmp_path_factory.mktemp("zoo") / "env")
-    projects = wheels.keys() - {"rigging-core", "acme-fork", "acme-stale", "litellm-standin"}
+    others = {"rigging-core", "acme-fork", "acme-stale", "litellm-standin", "tally-rigging"}
+    projects = wheels.keys() - others
     environment.install_offline(*(wheels[project] for project in projects))
     garble(environment)
     return environment
@@ -83,8 +85,10 @@ def garble(environment: Environment) -> None:
 def clean_registry() -> Iterator[None]:
     """A process that has registered and scanned nothing, before and after the test."""
     registry.reset()
+    manager.reset()
     yield
     registry.reset()
+    manager.reset()
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from rigging._text import nearest
 from rigging.error import InvalidGeneratorError, InvalidIdentifierError, InvalidParamsError
 from rigging.identifier import Identifier, decode_any, is_provider_name
 from rigging.params import GenerateParams
+from rigging.plugins import manager
 from rigging.registry import registry
 
 if TYPE_CHECKING:
     from rigging._model import Model
 
-__all__ = ["DEFAULT_PROVIDER", "build"]
+__all__ = ["DEFAULT_PROVIDER", "build", "load_plugins"]
 
 #: The provider of an identifier that names none; ``RIGGING_DEFAULT_PROVIDER`` overrides it.
 DEFAULT_PROVIDER: Final = "litellm"
@@ -26,6 +27,7 @@ def build(identifier: str, params: GenerateParams | None = None) -> Any:
 
     Here and not there, because pipelines need it, which generators import.
     """
+    load_plugins(wait=True)  # one may register the provider
     parsed = Identifier.parse(identifier)
     provider = parsed.provider or _default_provider()
     cls: type[Model] = registry.find(provider, parsed.distribution, base=registry.contract)
@@ -35,6 +37,11 @@ def build(identifier: str, params: GenerateParams | None = None) -> Any:
         return cls(model=parsed.model, params=own_params, **options.fields)
     except (InvalidGeneratorError, InvalidParamsError) as error:
         raise _misfit(parsed, options, error) from None
+
+
+def load_plugins(*, wait: bool = False) -> None:
+    """Load the installed plugins, unless that was done; see `PluginManager.load`."""
+    manager.load(lambda: registry.scan().plugins, registry.register, wait=wait)
 
 
 def _default_provider() -> str:

@@ -1,4 +1,4 @@
-"""What is installed: claims to providers' names, read from entry points.
+"""What is installed: claims to providers' names, and plugins, read from entry points.
 
 One distribution at a time, so that one with malformed metadata hurts nobody else, and
 without importing any of them.
@@ -17,9 +17,18 @@ if TYPE_CHECKING:
 
     from importlib_metadata import EntryPoint, IDistribution
 
-__all__ = ["ENTRY_POINT_GROUP", "FIRST_PARTY", "Claim", "Problem", "Scan", "scan_installed"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "FIRST_PARTY",
+    "PLUGIN_GROUP",
+    "Claim",
+    "Problem",
+    "Scan",
+    "scan_installed",
+]
 
 ENTRY_POINT_GROUP: Final = "rigging.generators"
+PLUGIN_GROUP: Final = "rigging.plugins"
 
 #: Names that belong to the distribution `rigging-<name>`, whoever else claims them.
 FIRST_PARTY: Final = frozenset({"litellm", "openai", "transformers", "vllm"})
@@ -30,14 +39,15 @@ _TARGET: Final = re.compile(r"([\w.]+)\s*:\s*([\w.]+)\s*(?:\[.*\])?\s*")
 
 @dataclass(frozen=True)
 class Claim:
-    """An installed distribution's claim to a provider's name: one entry point.
+    """An installed distribution's claim to a provider's name, or to a plugin's: one entry point.
 
     Attributes:
         provider: The name claimed, lower-cased.
         distribution: The distribution's name, normalised.
         version: Its version.
-        target: The class, as ``module:attribute``.
+        target: The class, as ``module:attribute``; of a plugin any object, or a module.
         path: The directory that the distribution is installed in.
+        group: What it claims: `ENTRY_POINT_GROUP` or `PLUGIN_GROUP`.
     """
 
     provider: str
@@ -46,6 +56,7 @@ class Claim:
     target: str
     path: str
     entry_point: EntryPoint = field(compare=False, repr=False)
+    group: str = ENTRY_POINT_GROUP
 
     @property
     def origin(self) -> str:
@@ -84,11 +95,13 @@ class Scan:
 
     Attributes:
         claims: Every claim to a provider's name.
+        plugins: Every plugin.
         problems: Distributions that were left out: unreadable, or shadowed by another
             copy that stands earlier on ``sys.path``.
     """
 
     claims: tuple[Claim, ...]
+    plugins: tuple[Claim, ...]
     problems: tuple[Problem, ...]
 
     def claims_to(self, provider: str) -> list[Claim]:
@@ -121,22 +134,29 @@ def scan_installed() -> Scan:
                 problems.append(_shadowed(found[0], first))
         except Exception as error:  # noqa: BLE001 (whatever is wrong, others must not suffer)
             problems.append(_unreadable(distribution, error))
-    return Scan(tuple(sorted(claims, key=_order)), tuple(problems))
+    ordered = sorted(claims, key=_order)
+    return Scan(
+        tuple(claim for claim in ordered if claim.group == ENTRY_POINT_GROUP),
+        tuple(claim for claim in ordered if claim.group == PLUGIN_GROUP),
+        tuple(problems),
+    )
 
 
 def _claims(distribution: IDistribution) -> Iterator[Claim]:
     # Most distributions have no group of ours: their metadata is not even parsed.
-    if ENTRY_POINT_GROUP not in (distribution.read_text("entry_points.txt") or ""):
-        return
-    for entry_point in distribution.entry_points.select(group=ENTRY_POINT_GROUP):
-        yield Claim(
-            provider=entry_point.name.lower(),
-            distribution=normalize_distribution(distribution.metadata["Name"]),
-            version=distribution.version,
-            target=entry_point.value,
-            path=_location(distribution),
-            entry_point=entry_point,
-        )
+    text = distribution.read_text("entry_points.txt") or ""
+    for group in (ENTRY_POINT_GROUP, PLUGIN_GROUP):
+        if group in text:
+            for entry_point in distribution.entry_points.select(group=group):
+                yield Claim(
+                    provider=entry_point.name.lower(),
+                    distribution=normalize_distribution(distribution.metadata["Name"]),
+                    version=distribution.version,
+                    target=entry_point.value,
+                    path=_location(distribution),
+                    entry_point=entry_point,
+                    group=group,
+                )
 
 
 def _location(distribution: IDistribution) -> str:

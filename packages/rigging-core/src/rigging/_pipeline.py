@@ -27,6 +27,7 @@ from collections.abc import (
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import (
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Final,
@@ -36,8 +37,9 @@ from typing import (
     TypeVar,
 )
 
-from rigging._building import build
+from rigging._building import build, load_plugins
 from rigging._item import Item, ItemList
+from rigging._observing import Observer, observer
 from rigging._pool import Pool
 from rigging._run import (
     Catching,
@@ -64,6 +66,9 @@ from rigging.error import (
     RiggingWarning,
 )
 from rigging.params import GenerateParams
+
+if TYPE_CHECKING:
+    from rigging.events import Operation
 
 __all__ = ["OnFailed", "Pipeline", "Schedulable", "maybe_await", "shortened"]
 
@@ -118,6 +123,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
     watches: tuple[Callable[[Any], Any], ...] = field(default=(), kw_only=True)
 
     _list_type: ClassVar[type[ItemList[Any]]] = ItemList
+    _operation: ClassVar[Operation]
 
     def __repr__(self) -> str:
         name = generator_id(self.generator) or type(self.generator).__name__
@@ -450,8 +456,12 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 "use run()"
             )
         job, posts = await self._prepared(Job(self._input(), self.params))
-        result = None
-        async with self._scheduler().place(), contextlib.aclosing(self._stream(job)) as pieces:
+        name = generator_id(self.generator)
+        observer = self._observer(name)
+        stream, result = self._stream(job), None
+        if observer is not None:
+            stream = observer.stream(stream, job.input, job.params)
+        async with self._scheduler().place(), contextlib.aclosing(stream) as pieces:
             async for piece in pieces:
                 if isinstance(piece, str):
                     yield piece
@@ -462,7 +472,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 f"the stream of {type(self.generator).__name__} ended without its result: "
                 f"a stream gives pieces of text, and the finished result as the last item"
             )
-        item = self._item(job, result, generator_id(self.generator))
+        item = self._item(job, result, name)
         item = await self._followed(await self._posted(item, posts))
         await self._shown(item)
         yield item
@@ -570,9 +580,17 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         path = None if checkpoint is None else Path(checkpoint)
         return Settings(catching, window, path, progress)
 
-    def _request(self) -> Request:
+    def _observer(self, name: str | None) -> Observer | None:
+        """Return what tells plugins of requests; None if there is nobody to tell."""
+        load_plugins()
+        return observer(self.generator, name, self._operation, self.label)
+
+    def _request(self, name: str | None) -> Request:
         """Return what sends one request, through the decorators of `wrap`."""
         request: Request = self._scheduler().submit
+        observer = self._observer(name)
+        if observer is not None:
+            request = observer.observed(request)
         if self.wraps:
             submit = request
 
@@ -689,7 +707,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         job = Job(self._input(), self.params)
         try:
             job, posts = await self._prepared(job)
-            item = await self._process(job, posts, self._request(), name)
+            item = await self._process(job, posts, self._request(name), name)
         except Exception as error:
             if not self.catching.takes(error):
                 raise

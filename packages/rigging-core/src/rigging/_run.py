@@ -133,11 +133,11 @@ class Run:
         self._settings = settings
         self._checkpoint = checkpoint
         self._bar = bar
-        self._request = pipeline._request()
+        self._name = generator_id(pipeline.generator)
+        self._request = pipeline._request(self._name)
         if checkpoint is not None:
             self._request = self._noting(self._request)
         self.answered: set[asyncio.Task[Any]] = set()
-        self._name = generator_id(pipeline.generator)
         self._params: GenerateParams | None = None
         self._sender = b""
         self._started = 0

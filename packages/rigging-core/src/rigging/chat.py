@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from rigging._scheduler import Scheduler
+    from rigging.events import Operation
 
 __all__ = ["Chat", "ChatList", "ChatPipeline", "MergeStrategy", "MessageGenerator"]
 
@@ -184,6 +185,7 @@ class ChatPipeline(
     transforms: tuple[Callable[..., Any], ...] = field(default=(), kw_only=True)
 
     _list_type: ClassVar[type[ItemList[Any]]] = ChatList
+    _operation: ClassVar[Operation] = "chat"
 
     # -- Building ------------------------------------------------------------------------
 

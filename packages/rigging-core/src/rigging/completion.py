@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rigging._run import Job
     from rigging._scheduler import Scheduler
+    from rigging.events import Operation
     from rigging.params import GenerateParams
 
 __all__ = ["Completion", "CompletionList", "CompletionPipeline", "TextGenerator"]
@@ -132,6 +133,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
     text: str = ""
 
     _list_type: ClassVar[type[ItemList[Any]]] = CompletionList
+    _operation: ClassVar[Operation] = "completion"
 
     def add(self, text: str) -> CompletionPipeline:
         """Return a pipeline with this text behind what it has."""

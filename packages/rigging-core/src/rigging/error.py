@@ -11,6 +11,7 @@ No text ever holds an API key.
     │   ├── InvalidMessageError                   of a message or a conversation
     │   ├── InvalidParamsError                    of generation parameters
     │   └── InvalidGeneratorError                 of a generator
+    ├── InvalidPluginError (ValueError)           a plugin implements no hook, or one wrongly
     ├── UnregisteredGeneratorError (LookupError)  no provider name leads to this class
     ├── NotSupportedError (NotImplementedError)   a generator does not do this kind of request
     ├── CheckpointError (OSError)                 a checkpoint file cannot be used
@@ -63,6 +64,7 @@ __all__ = [
     "InvalidIdentifierError",
     "InvalidMessageError",
     "InvalidParamsError",
+    "InvalidPluginError",
     "InvalidValueError",
     "MaxDepthError",
     "MaxRoundsError",
@@ -141,6 +143,10 @@ class InvalidParamsError(InvalidValueError):
 
 class InvalidGeneratorError(InvalidValueError):
     """A generator or its registration with an unknown field or a value that does not fit."""
+
+
+class InvalidPluginError(RiggingError, ValueError):
+    """A plugin implements no hook, an unknown one, or one in a way that cannot be called."""
 
 
 class UnregisteredGeneratorError(RiggingError, LookupError):

@@ -24,7 +24,7 @@ from pydantic import (
     model_serializer,
 )
 
-from rigging._building import DEFAULT_PROVIDER, build
+from rigging._building import DEFAULT_PROVIDER, build, load_plugins
 from rigging._fields import options_of, write_more, write_options
 from rigging._model import Model, snapshot
 from rigging._scheduler import Schedulers
@@ -205,6 +205,7 @@ class Generator(Model):
             UnregisteredGeneratorError: If no provider name leads to the class.
             InvalidGeneratorError: If a field holds what cannot be written.
         """
+        load_plugins()  # which may have registered the class
         name = registry.name_of(type(self))
         if name is None:
             raise UnregisteredGeneratorError(type(self))

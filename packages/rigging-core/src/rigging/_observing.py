@@ -1,0 +1,187 @@
+"""Requests, as plugins are told of them: an event at the start, and one at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from rigging.events import (
+    Operation,
+    Origin,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+)
+from rigging.plugins import call_each, manager
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from rigging.params import GenerateParams
+    from rigging.plugins import Listener
+
+__all__ = ["Observer", "observer"]
+
+# Parameters that are numbers, and say nothing of a text.
+_SAMPLING: Final = (
+    "temperature",
+    "max_tokens",
+    "top_k",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
+
+
+def observer(
+    generator: Any, generator_id: str | None, operation: Operation, label: str | None
+) -> Observer | None:
+    """Return what tells of one run's requests; None if nobody listens."""
+    listeners = _Listeners(
+        started=manager.listeners("rigging_request_started"),
+        finished=manager.listeners("rigging_request_finished"),
+        failed=manager.listeners("rigging_request_failed"),
+        content=manager.listeners("rigging_request_content"),
+    )
+    if not any(listeners):
+        return None
+    provider = None
+    if generator_id is not None:
+        # A distribution may stand before the provider's name.
+        provider = generator_id.partition("!")[0].rpartition(":")[2]
+    model = getattr(generator, "model", type(generator).__name__)
+    origin = Origin(operation, model, provider, generator_id, label)
+    return Observer(generator, origin, listeners)
+
+
+class _Listeners(NamedTuple):
+    """Who is told of one run's requests."""
+
+    started: tuple[Listener, ...]
+    finished: tuple[Listener, ...]
+    failed: tuple[Listener, ...]
+    content: tuple[Listener, ...]
+
+
+class Observer:
+    """Tells of the requests of one run.
+
+    Args:
+        generator: What they go to.
+        origin: The same in words.
+        listeners: Who is told.
+    """
+
+    def __init__(self, generator: Any, origin: Origin, listeners: _Listeners) -> None:
+        self._generator = generator
+        self._origin = origin
+        self._listeners = listeners
+        self._params: GenerateParams | None = None
+        self._sampling: dict[str, float] = {}
+
+    def observed(
+        self, request: Callable[[Any, GenerateParams], Awaitable[Any]]
+    ) -> Callable[[Any, GenerateParams], Awaitable[Any]]:
+        """Return a request function whose calls are told of."""
+
+        async def observed_request(given: Any, params: GenerateParams) -> Any:
+            began = time.perf_counter()
+            event = self._start(given, params, streams=False)
+            try:
+                result = await request(given, params)
+            except BaseException as error:
+                self._fail(event, began, error)
+                raise
+            self._finish(event, began, given, result)
+            return result
+
+        return observed_request
+
+    async def stream(
+        self, pieces: AsyncGenerator[Any, None], given: Any, params: GenerateParams
+    ) -> AsyncGenerator[Any, None]:
+        """Yield the pieces of a stream, and tell of it."""
+        began = time.perf_counter()
+        event = self._start(given, params, streams=True)
+        first_piece_s = result = None
+        try:
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    if not isinstance(piece, str):
+                        result = piece
+                    elif first_piece_s is None:
+                        first_piece_s = time.perf_counter() - began
+                    yield piece
+        except BaseException as error:
+            self._fail(event, began, error)
+            raise
+        self._finish(event, began, given, result, first_piece_s)
+
+    def _start(self, given: Any, params: GenerateParams, *, streams: bool) -> RequestStarted:
+        is_text = isinstance(given, str)
+        event = RequestStarted(
+            manager.next_id(),
+            self._origin,
+            1 if is_text else len(given),
+            len(given) if is_text else sum(len(message.text) for message in given),
+            streams,
+            time.time(),
+            self._sampling_of(params),
+        )
+        call_each(self._listeners.started, event)
+        return event
+
+    def _finish(
+        self,
+        event: RequestStarted,
+        began: float,
+        given: Any,
+        result: Any,
+        first_piece_s: float | None = None,
+    ) -> None:
+        duration_s = time.perf_counter() - began
+        call_each(self._listeners.content, event, given, result)
+        if not self._listeners.finished:
+            return
+        extra = result.extra
+        finished = RequestFinished(
+            event,
+            duration_s,
+            first_piece_s,
+            len(str(result)),
+            result.usage,
+            result.stop_reason,
+            _text(extra.get("model")),
+            _text(extra.get("id")),
+        )
+        call_each(self._listeners.finished, finished)
+
+    def _fail(self, event: RequestStarted, began: float, error: BaseException) -> None:
+        failed = RequestFailed(
+            event,
+            time.perf_counter() - began,
+            type(error).__name__,
+            getattr(error, "status", None),
+            bool(getattr(error, "retryable", False)),
+            isinstance(error, (asyncio.CancelledError, GeneratorExit)),
+        )
+        call_each(self._listeners.failed, failed)
+
+    def _sampling_of(self, params: GenerateParams) -> dict[str, float]:
+        if params is not self._params:  # most requests share those of the pipeline
+            held = getattr(self._generator, "params", params)
+            found = {
+                name: getattr(held, name) if own is None else own
+                for name in _SAMPLING
+                for own in [getattr(params, name)]
+            }
+            self._sampling = {name: value for name, value in found.items() if value is not None}
+            self._params = params
+        return self._sampling
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,359 @@
+"""Plugins: who listens to what happens in a run, or adds to what there is.
+
+A plugin is a module or an object whose functions have the names of `Hooks`. It is installed,
+as an entry point of the group ``rigging.plugins``, or registered in process:
+
+>>> class Counter:
+...     finished = 0
+...
+...     def rigging_request_finished(self, event):
+...         self.finished += 1
+>>> import rigging as rg
+>>> counter = Counter()
+>>> with rg.plugins.manager.register(counter):
+...     chat = rg.testing.EchoGenerator(model="any").chat("Hi").run_sync()
+>>> counter.finished
+1
+
+Installed plugins are loaded when the first generator is made or run, each for itself: one
+that cannot be loaded is warned about and left out. The variable ``RIGGING_PLUGINS=a,b`` names
+those to load, and ``RIGGING_DISABLE_PLUGINS=1`` loads none; what is left out is not imported.
+
+pluggy keeps plugins, checks their arguments and puts them in order. What it does not do is
+call them: its calls end at the first plugin that raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+from rigging._text import nearest
+from rigging.error import RiggingWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from rigging._hooks import HookManager
+    from rigging._installed import Claim
+    from rigging.events import (
+        ModelLoaded,
+        ModelUnloaded,
+        RequestFailed,
+        RequestFinished,
+        RequestStarted,
+    )
+
+__all__ = ["Hooks", "Listener", "PluginManager", "PluginRegistration", "call_each", "manager"]
+
+_OFF: Final = frozenset({"", "0", "false", "no", "off"})
+
+
+class Hooks:
+    """What a plugin may implement: functions of a module, or an object's methods, of these names.
+
+    The contract of them all:
+
+    - They are called synchronously, in the middle of a run: be quick, and never block. What
+      takes time belongs into a thread or a queue of the plugin's own.
+    - Each listener is called for itself. One that raises is warned about, once
+      (`RiggingWarning`), and neither the run nor another listener notices.
+    - Arguments are the caller's to keep, and immutable unless it says so below.
+    - Arguments that are not needed may be left out of the signature.
+    - The order is pluggy's: who was registered last is called first; ``tryfirst`` and
+      ``trylast`` of ``pluggy.HookimplMarker("rigging")`` change that.
+
+    Requests are those of pipelines. Each attempt of a decorator given to ``wrap``, each round
+    of ``until`` and each nested run is a request of its own; what a provider tries again by
+    itself is not. For each `rigging_request_started` there is exactly one
+    `rigging_request_finished` or `rigging_request_failed`.
+
+    Source:
+        pluggy's documentation, "Implementations".
+    """
+
+    def rigging_request_started(self, event: RequestStarted) -> None:
+        """A request goes to its generator. On the run's event loop, in the request's context."""
+
+    def rigging_request_finished(self, event: RequestFinished) -> None:
+        """A request was answered. On the run's event loop, in the request's context."""
+
+    def rigging_request_failed(self, event: RequestFailed) -> None:
+        """A request failed, or was cancelled. As `rigging_request_finished`."""
+
+    def rigging_request_content(self, event: RequestStarted, given: Any, result: Any) -> None:
+        """Show what was sent and what came back, just before `rigging_request_finished`.
+
+        The only hook that gets texts. Implement it only where somebody has asked for them.
+
+        Args:
+            event: What was told when the request started.
+            given: The conversation, a tuple of `rigging.Message`, or a str.
+            result: The `rigging.GeneratedMessage`, or `rigging.GeneratedText`. Its ``extra``
+                is the run's: leave it as it is.
+        """
+
+    def rigging_model_loaded(self, event: ModelLoaded) -> None:
+        """A model was brought into memory. On the thread that did it, which may be any."""
+
+    def rigging_model_unloaded(self, event: ModelUnloaded) -> None:
+        """A model's memory was given back. On the thread that did it, which may be any."""
+
+    def rigging_register_generators(self, register: Callable[..., object]) -> None:
+        """Register generators in process. Once, when the plugin is loaded.
+
+        Args:
+            register: As `rigging.register_generator`, of a name and a class, or of a name and
+                a callable that returns the class. Undone when the plugin is unregistered.
+        """
+
+    def rigging_add_commands(self, app: Any) -> None:
+        """Add commands to the command line. Once, when it starts.
+
+        Args:
+            app: The command line's own object, to be changed.
+        """
+
+
+class Listener:
+    """One plugin's implementation of one hook.
+
+    Attributes:
+        plugin: The plugin's name.
+        call: The implementation, which takes all arguments of the hook.
+    """
+
+    __slots__ = ("_has_complained", "_hook", "call", "plugin")
+
+    def __init__(self, plugin: str, hook: str, call: Callable[..., object]) -> None:
+        self.plugin = plugin
+        self.call = call
+        self._hook = hook
+        self._has_complained = False
+
+    def complain(self, error: Exception) -> None:
+        """Warn of what it raised, once."""
+        if not self._has_complained:
+            self._has_complained = True
+            _warn(
+                f"plugin {self.plugin!r} raised {type(error).__name__} in {self._hook}: {error}; "
+                f"this is said once"
+            )
+
+
+class PluginRegistration:
+    """A plugin registered in process. As a context manager it is unregistered at the end."""
+
+    def __init__(self, manager: PluginManager, plugin: object, name: str) -> None:
+        self.name = name
+        self._manager = manager
+        self._plugin = plugin
+
+    def undo(self) -> None:
+        """Unregister the plugin. May be repeated."""
+        self._manager.unregister(self._plugin)
+
+    def __enter__(self) -> PluginRegistration:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.undo()
+
+
+class PluginManager:
+    """The plugins of a process. `manager` is the one that everybody uses."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._loading = threading.RLock()
+        self._ids = itertools.count(1)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._hooks: HookManager | None = None
+        self._listeners: dict[str, tuple[Listener, ...]] = {}
+        self._is_loading = False  # from then on: it is done once
+        self._is_loaded = False
+        self._register_generator: Callable[..., Any] | None = None
+        self._unasked: list[object] = []  # plugins that have not registered generators yet
+        self._generators: dict[int, list[Any]] = {}  # id of a plugin -> its registrations
+
+    # -- Plugins -------------------------------------------------------------------------
+
+    def register(self, plugin: object, name: str | None = None) -> PluginRegistration:
+        """Add a plugin to this process.
+
+        Args:
+            plugin: A module, or an object.
+            name: For messages; by default pluggy makes one.
+
+        Returns:
+            The registration, which can be undone or used as a context manager.
+
+        Raises:
+            InvalidPluginError: If it implements no hook, an unknown one, or one in a wrong
+                way, or if it is registered already.
+        """
+        with self._lock:
+            if self._hooks is None:
+                # Here and not at the top: a process without plugins does not pay for it.
+                from rigging._hooks import HookManager  # noqa: PLC0415
+
+                self._hooks = HookManager(Hooks)
+            added = self._hooks.add(plugin, name)
+            self._listeners = {}
+            self._unasked.append(plugin)
+            self._ask_for_generators()
+        return PluginRegistration(self, plugin, added)
+
+    def unregister(self, plugin: object) -> None:
+        """Take a plugin away, with the generators that it has registered. May be repeated."""
+        with self._lock:
+            if self._hooks is not None and self._hooks.is_registered(plugin):
+                self._hooks.unregister(plugin)
+                self._listeners = {}
+                self._unasked = [other for other in self._unasked if other is not plugin]
+                for registration in self._generators.pop(id(plugin), ()):
+                    registration.undo()
+
+    def load(
+        self,
+        installed: Callable[[], Sequence[Claim]],
+        register_generator: Callable[..., Any],
+        *,
+        wait: bool,
+    ) -> None:
+        """Load the installed plugins, unless that was done.
+
+        Args:
+            installed: Returns the entry points.
+            register_generator: What `Hooks.rigging_register_generators` gets.
+            wait: Whether to wait for another thread that is loading them. Who needs no
+                generator of theirs does not: a plugin may run one while it is loaded.
+        """
+        if self._is_loaded or not self._loading.acquire(blocking=wait):
+            return
+        try:
+            if not self._is_loading:  # else a plugin makes a generator in this thread
+                self._is_loading = True
+                self._register_generator = register_generator
+                self._ask_for_generators()
+                for claim in _wanted(installed):
+                    self._load_claim(claim)
+                self._is_loaded = True
+        finally:
+            self._loading.release()
+
+    def reset(self) -> None:
+        """Forget all plugins; installed ones are loaded again when needed."""
+        with self._lock:
+            for registration in itertools.chain.from_iterable(self._generators.values()):
+                registration.undo()
+            self._clear()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the plugins, in the order of their registration."""
+        with self._lock:
+            if self._hooks is None:
+                return []
+            return [name for name, plugin in self._hooks.list_name_plugin() if plugin is not None]
+
+    # -- Events --------------------------------------------------------------------------
+
+    def next_id(self) -> int:
+        """Return an id that no other request of this process has."""
+        return next(self._ids)
+
+    def listeners(self, hook: str) -> tuple[Listener, ...]:
+        """Return who implements a hook, in the order of calls."""
+        if self._hooks is None:
+            return ()
+        found = self._listeners.get(hook)
+        if found is None:
+            with self._lock:
+                implementations = self._hooks.implementations(hook)
+                found = tuple(Listener(plugin, hook, call) for plugin, call in implementations)
+                self._listeners[hook] = found
+        return found
+
+    def tell(self, hook: str, *arguments: Any) -> None:
+        """Call all implementations of a hook, each for itself."""
+        call_each(self.listeners(hook), *arguments)
+
+    # -- Loading -------------------------------------------------------------------------
+
+    def _load_claim(self, claim: Claim) -> None:
+        try:
+            plugin = claim.entry_point.load()
+            self.register(plugin() if isinstance(plugin, type) else plugin, claim.provider)
+        # Whatever a stranger's module raises at import, SystemExit too, is that plugin's fault.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            _warn(
+                f"plugin {claim.provider!r} of {claim.origin} is left out: "
+                f"{type(error).__name__}: {error}. Upgrade it: `pip install --upgrade "
+                f"{claim.distribution}`, or do without: RIGGING_DISABLE_PLUGINS=1"
+            )
+
+    def _ask_for_generators(self) -> None:
+        """Let the plugins that have not yet done so register their generators."""
+        register_generator = self._register_generator
+        if register_generator is None or self._hooks is None:
+            return
+        hook = "rigging_register_generators"
+        while self._unasked:
+            plugin = self._unasked.pop(0)
+            made = self._generators.setdefault(id(plugin), [])
+
+            def register(provider: str, source: Any, made: list[Any] = made) -> Any:
+                registration = register_generator(provider, source)
+                made.append(registration)
+                return registration
+
+            name = self._hooks.get_name(plugin)
+            own = [listener for listener in self.listeners(hook) if listener.plugin == name]
+            call_each(own, register)
+
+
+def call_each(listeners: Iterable[Listener], *arguments: Any) -> None:
+    """Call listeners, each for itself: one that raises is warned about, and the rest go on."""
+    for listener in listeners:
+        try:
+            listener.call(*arguments)
+        except Exception as error:  # noqa: BLE001 (a stranger's code, which harms no run)
+            listener.complain(error)
+
+
+def _wanted(installed: Callable[[], Sequence[Claim]]) -> Iterator[Claim]:
+    """Yield the installed plugins that the environment lets in."""
+    if os.environ.get("RIGGING_DISABLE_PLUGINS", "").strip().lower() not in _OFF:
+        return
+    only = {name.strip().lower() for name in os.environ.get("RIGGING_PLUGINS", "").split(",")}
+    only.discard("")
+    claims = installed()
+    names = {claim.provider for claim in claims}
+    for name in sorted(only - names):
+        near = nearest(name, sorted(names))
+        hint = f"did you mean {near!r}?" if near else f"installed: {', '.join(sorted(names))}"
+        _warn(f"RIGGING_PLUGINS names {name!r}, which is not installed; {hint or 'none is'}")
+    yield from (claim for claim in claims if not only or claim.provider in only)
+
+
+def _warn(text: str) -> None:
+    # Who listens harms no run, not even where warnings are errors.
+    with contextlib.suppress(RiggingWarning):
+        warnings.warn(text, RiggingWarning, stacklevel=3)
+
+
+#: The plugins of this process.
+manager: Final = PluginManager()
