@@ -84,12 +84,17 @@ def test_before_the_second_look_pythons_finders_are_told_to_look_again(
     assert told == [1]
 
 
-def test_a_registered_name_needs_no_scan(scans: list[int]) -> None:
+@pytest.mark.parametrize(("disabled", "count"), [("1", 0), ("", 1)])
+def test_a_registered_name_needs_no_scan_but_that_for_plugins(
+    scans: list[int], monkeypatch: pytest.MonkeyPatch, disabled: str, count: int
+) -> None:
+    monkeypatch.setenv("RIGGING_DISABLE_PLUGINS", disabled)
     rg.register_generator("echo", rg.testing.EchoGenerator)
 
     rg.get_generator("echo!foo").to_identifier()
+    rg.get_generator("echo!bar").to_identifier()
 
-    assert scans == []
+    assert len(scans) == count
 
 
 def test_reset_forgets_what_was_found(site: Site, scans: list[int]) -> None:
