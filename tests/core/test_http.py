@@ -18,6 +18,7 @@ from rigging.http import (
     read_report,
     retry_after,
 )
+from rigging.redaction import Redactor
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,15 @@ def test_a_code_or_the_words_may_say_more(
         (["no"], None),
         (None, None),
         ({"error": 7}, None),
+        (
+            {
+                "detail": [
+                    {"loc": ["a"], "msg": "no", "input": {"b": 1}, "ctx": {}, "url": "u"},
+                    "x",
+                ]
+            },
+            ErrorReport('[{"loc": ["a"], "msg": "no"}, "x"]'),
+        ),
     ],
 )
 def test_an_error_is_read_whatever_its_shape(body: Any, report: ErrorReport | None) -> None:
@@ -102,6 +112,13 @@ def test_an_error_is_read_whatever_its_shape(body: Any, report: ErrorReport | No
         ({"retry-after": "-1"}, 0.0),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "nan"}, None),
+        ({"retry-after": "9" * 400}, None),
+        ({"retry-after": "Wed, 01 Jan 0001 00:00:00 +2359"}, 0.0),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 -2359"}, pytest.approx(251e9, rel=0.1)),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 +99999999999999999999"}, None),
+        ({"retry-after": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 99:99:99 GMT"}, None),
+        ({"retry-after": f"Wed, {'9' * 5000} Oct 2015 07:28:00 GMT"}, None),
         ({"retry-after": email.utils.formatdate(0, usegmt=True)}, 0.0),
         (
             {"retry-after": email.utils.formatdate(time.time() + 3600, usegmt=True)},
@@ -137,6 +154,25 @@ def test_an_answer_that_is_no_json_is_shown_as_far_as_it_says_something(
     body: str, text: str
 ) -> None:
     assert http_error(502, {}, parse_report(body)).message == text
+
+
+QUOTA_WITH_KEYS = (
+    '{"error": {"message": "used up:\\nsk-****1234, sk-planted\\u002d51c7", '
+    '"code": "insufficient_quota", "param": "sk-planted-51c7"}}'
+)
+
+
+def test_a_key_is_taken_out_of_the_parts_of_a_report_and_not_of_its_json() -> None:
+    report = parse_report(QUOTA_WITH_KEYS, Redactor(["sk-planted-51c7"]))
+
+    assert report == ErrorReport("used up:\n***, ***", ("insufficient_quota",), "***")
+    assert http_error(429, {}, report).retryable is False
+
+
+def test_a_key_that_an_excerpt_would_cut_is_taken_out_whole() -> None:
+    report = parse_report("x" * 290 + " sk-planted-51c7", Redactor(["sk-planted-51c7"]))
+
+    assert report.message == "x" * 290 + " ***"
 
 
 def test_an_unknown_status_has_no_name() -> None:

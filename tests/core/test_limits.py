@@ -638,6 +638,25 @@ def test_an_endpoint_that_wants_an_hour_is_given_up_for_an_hour() -> None:
     assert late == ["answer"]
 
 
+@pytest.mark.parametrize("asked_s", [7_200.0, 1e9, 1e300])
+def test_an_endpoint_that_wants_years_is_asked_again_after_an_hour(asked_s: float) -> None:
+    refusal = RateLimitError("come back in another life", retry_after=asked_s)
+    server, limiter = Server([refusal], answer_s=0.1), Limiter()
+
+    async def main() -> list[list[str | BaseException]]:
+        found = [await ask(server, Limits(), 1, limiter)]
+        for _ in range(2):
+            await asyncio.sleep(1_810)
+            found.append(await ask(server, Limits(), 1, limiter))
+        return found
+
+    refused, early, late = virtual_time.run(main())
+    assert refused == [refusal]
+    assert [type(error) for error in early] == [RateLimitError]
+    assert late == ["answer"]
+    assert len(server.starts) == 2
+
+
 def test_an_endpoint_that_refuses_what_it_is_asked_is_not_dead() -> None:
     server, limiter = Server(answer_s=0.1), Limiter()
     server.replies = [BadRequestError("no such content", status=400) for _ in range(9_999)]
@@ -902,9 +921,23 @@ def test_what_is_left_at_one_endpoint_is_nothing_to_another() -> None:
     assert virtual_time.run(main()) == [0, 0, 40]
 
 
-def test_a_quota_of_a_day_is_tried_after_a_minute() -> None:
+@pytest.mark.parametrize("resets_s", [61.0, 86_400.0, 1e300])
+def test_what_is_more_than_a_minute_away_holds_nobody_up(resets_s: float) -> None:
     async def empty(left: Left) -> None:
-        left.quota(Quota(remaining=0, resets_s=86_400))
+        left.quota(Quota(remaining=0, resets_s=resets_s))
+
+    async def main() -> float:
+        limiter = Limiter()
+        for _ in range(10):
+            await limiter.run(empty, Limits(), endpoint="x")
+        return now()
+
+    assert virtual_time.run(main()) == 0
+
+
+def test_a_limit_of_a_day_does_not_hide_one_of_a_minute() -> None:
+    async def empty(left: Left) -> None:
+        left.quota(Quota(remaining=0, resets_s=86_400), Quota(remaining=0, resets_s=20))
 
     async def main() -> float:
         limiter = Limiter()
@@ -912,7 +945,7 @@ def test_a_quota_of_a_day_is_tried_after_a_minute() -> None:
             await limiter.run(empty, Limits(), endpoint="x")
         return now()
 
-    assert virtual_time.run(main()) == 60
+    assert virtual_time.run(main()) == 20
 
 
 def test_the_answer_to_the_later_request_counts() -> None:

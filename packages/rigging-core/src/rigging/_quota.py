@@ -8,7 +8,9 @@ from typing import Final
 
 __all__ = ["Allowance", "Quota"]
 
-_LONGEST_S: Final = 60.0  # what an endpoint says may be of a day: then one tries all the same
+# What an endpoint says may be of a day, or nonsense. Then one tries, and sees: a refusal that
+# comes of it is said with its own time to wait.
+_LONGEST_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,9 @@ class Allowance:
         if not self._quotas:
             return 0.0
         since = number - self._number
-        wait_s = max(_seconds_until(quota, since - quota.remaining) for quota in self._quotas)
-        return self._said_at + min(wait_s, _LONGEST_S) - now if wait_s else 0.0
+        waits = (_seconds_until(quota, since - quota.remaining) for quota in self._quotas)
+        wait_s = max((wait_s for wait_s in waits if wait_s <= _LONGEST_S), default=0.0)
+        return self._said_at + wait_s - now if wait_s else 0.0
 
 
 def _seconds_until(quota: Quota, missing: float) -> float:

@@ -52,6 +52,8 @@ from rigging.error import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from rigging.redaction import Redactor
+
 __all__ = [
     "ErrorReport",
     "coded_class",
@@ -91,6 +93,8 @@ _TOO_LONG: Final = re.compile(
     r"context (?:length|window)|maximum model length|prompt is too long", re.IGNORECASE
 )
 
+_ECHO: Final = frozenset({"ctx", "input", "url"})
+
 _SHOWN: Final = 300  # characters of an answer that is no JSON
 _HTML: Final = re.compile(r"\s*<(?:!doctype|html)", re.IGNORECASE)
 
@@ -113,6 +117,12 @@ class ErrorReport:
     def retryable(self) -> bool | None:
         """Whether to try again; None for as with others of the error's class."""
         return False if _QUOTA in self.codes else None
+
+    def redacted(self, redactor: Redactor) -> ErrorReport:
+        """Return the report without keys."""
+        return ErrorReport(
+            redactor.text(self.message), redactor.value(self.codes), redactor.value(self.param)
+        )
 
 
 def http_error(
@@ -147,17 +157,22 @@ def http_error(
     )
 
 
-def parse_report(body: str) -> ErrorReport:
+def parse_report(body: str, redactor: Redactor | None = None) -> ErrorReport:
     """Read the error in a body, JSON or not.
 
-    Endpoints like to repeat the key that they refuse, so `rigging.redaction.Redactor` goes
-    before this.
+    Args:
+        body: As it came.
+        redactor: Takes out the key, which endpoints like to repeat where they refuse it. It
+            cannot go before this: JSON may not be any more what a part was replaced in.
     """
     try:
         report = read_report(json.loads(body))
     except (ValueError, RecursionError):
         report = None
-    return report or ErrorReport(_excerpt(body))
+    if report is None:
+        # The whole of it first: of a key that is cut off, the beginning would be shown.
+        return ErrorReport(_excerpt(body if redactor is None else redactor.text(body)))
+    return report if redactor is None else report.redacted(redactor)
 
 
 def read_report(body: object) -> ErrorReport | None:
@@ -176,7 +191,7 @@ def read_report(body: object) -> ErrorReport | None:
     if not isinstance(error, dict):
         return None
     codes = (error.get("code"), error.get("type"))
-    message = error.get("message", error.get("detail"))
+    message = _without_echo(error.get("message", error.get("detail")))
     param = error.get("param")
     return ErrorReport(
         message if isinstance(message, str) else json.dumps(message) if message else "",
@@ -234,9 +249,22 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if seconds is not None:
         return seconds
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+        date = email.utils.parsedate_to_datetime(value)
+        return max(0.0, date.timestamp() - time.time())
+    except (ValueError, OverflowError, OSError):  # no date, or one that no clock knows
         return None
+
+
+def _without_echo(message: object) -> object:
+    """Return the details of a refusal without what they repeat of the request, as FastAPI's do."""
+    if not isinstance(message, list):
+        return message
+    return [
+        {name: value for name, value in detail.items() if name not in _ECHO}
+        if isinstance(detail, dict)
+        else detail
+        for detail in message
+    ]
 
 
 def _by_status(status: int) -> type[GenerationError]:

@@ -3,10 +3,15 @@
 Two ways to tell a secret: the name under which it stands (`is_secret`), and the text itself,
 where it is known (`Redactor`). An endpoint may repeat the key that it refuses, whole or in
 parts, and an address may hold one.
+
+Of headers and of what stands behind an address it is the other way round: every gateway has
+its own name for a key, so there only what is known to be harmless is shown (`is_harmless`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Redactor", "is_secret", "without_secrets"]
+__all__ = ["Redactor", "is_harmless", "is_secret", "without_secrets"]
 
 _SECRET_WORDS: Final = ("authorization", "credential", "password", "secret")
 _SECRET_ENDINGS: Final = (
@@ -24,6 +29,40 @@ _SECRET_ENDINGS: Final = (
     "accesstoken",
     "authtoken",
     "hftoken",
+    "securitytoken",
+    "sessiontoken",
+    "subscriptionkey",
+    "functionskey",
+    "auth",
+)
+
+# Headers, and names in the query of an address, that say nothing in confidence.
+_HARMLESS: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "anthropic-beta",
+        "anthropic-version",
+        "api-version",
+        "content-type",
+        "deployment",
+        "http-referer",
+        "model",
+        "openai-beta",
+        "openai-organization",
+        "openai-project",
+        "origin",
+        "referer",
+        "region",
+        "user-agent",
+        "version",
+        "x-title",
+    }
+)
+# Where headers and queries stand among other parameters.
+_HEADERS_AND_QUERIES: Final = frozenset(
+    {"headers", "extra_headers", "default_headers", "extra_query", "default_query"}
 )
 
 _SHORTEST_KEY: Final = 4  # characters; replacing shorter ones would only garble the text
@@ -48,17 +87,36 @@ def is_secret(name: str) -> bool:
     )
 
 
+def is_harmless(name: str) -> bool:
+    """Tell whether the value of a header, or of a name in a query, may be shown.
+
+    Example:
+        >>> is_harmless("X-Title"), is_harmless("Ocp-Apim-Subscription-Key")
+        (True, False)
+    """
+    return name.lower() in _HARMLESS
+
+
 def without_secrets(value: Any) -> Any:
-    """Return a JSON value without the texts that stand under a secret's name, at any depth."""
+    """Return a JSON value without its secrets, at any depth.
+
+    These are texts under a secret's name, and of headers all that is not known to be harmless.
+    """
     if isinstance(value, dict):
         return {
-            name: without_secrets(inner)
+            name: _harmless(inner) if name in _HEADERS_AND_QUERIES else without_secrets(inner)
             for name, inner in value.items()
             if not (isinstance(name, str) and isinstance(inner, str) and is_secret(name))
         }
     if isinstance(value, (list, tuple)):
         return [without_secrets(inner) for inner in value]
     return value
+
+
+def _harmless(values: Any) -> Any:
+    if not isinstance(values, dict):
+        return without_secrets(values)
+    return {name: value for name, value in values.items() if is_harmless(str(name))}
 
 
 class Redactor:
@@ -77,7 +135,7 @@ class Redactor:
         stripped = {key.strip() for key in keys if key and len(key.strip()) >= _SHORTEST_KEY}
         # The longest first, because one may be part of another.
         found = sorted(stripped, key=len, reverse=True)
-        self._patterns = [re.compile(re.escape(key)) for key in found]
+        self._patterns = [re.compile("".join(map(_spelled, key))) for key in found]
         self._patterns += [
             re.compile(re.escape(key[:_HEAD]) + r"[\w-]{0,200}(?:\.{3}|…)[\w-]*")
             for key in found
@@ -94,7 +152,7 @@ class Redactor:
 
     def value(self, value: Any) -> Any:
         """Return a value as it is, or without what shows a key."""
-        if isinstance(value, BaseException):
+        if value is None or isinstance(value, BaseException | int | float):
             return value
         shown = value if isinstance(value, str) else repr(value)
         clean = self.text(shown)
@@ -106,9 +164,26 @@ class Redactor:
             return type(value)(*map(self.value, value))
         if isinstance(value, tuple | list):
             return type(value)(map(self.value, value))
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = [part.name for part in dataclasses.fields(value) if part.init]
+            return dataclasses.replace(
+                value, **{name: self.value(getattr(value, name)) for name in names}
+            )
         return clean
 
     def exception(self, error: BaseException) -> None:
         """Take the keys out of what an exception holds, in place: a traceback shows it."""
         error.args = tuple(self.value(arg) for arg in error.args)
         vars(error).update({name: self.value(value) for name, value in vars(error).items()})
+
+
+def _spelled(character: str) -> str:
+    """Return the pattern of a character of a key, as texts, addresses and JSON spell it."""
+    plain = re.escape(character)
+    if character.isascii() and (character.isalnum() or character in "-._~"):
+        return plain
+    percent = "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
+    ways = [f"\\\\?{plain}", f"(?i:{percent})", re.escape(json.dumps(character)[1:-1])]
+    if character == " ":
+        ways.append(r"\+")
+    return f"(?:{'|'.join(ways)})"
