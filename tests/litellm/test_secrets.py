@@ -148,6 +148,34 @@ def test_a_key_in_a_header_of_the_callers_own_reaches_no_error(
     assert "abcd1234" not in shown(caught.value)
 
 
+def test_headers_of_the_callers_own_are_not_shown(make: Make, server: OpenAIServer) -> None:
+    headers = {"Helicone-Auth": f"Bearer {KEY}", "X-Nobody-Knows": KEY, "X-Title": "Mine"}
+    generator = make(api_key="sk-another", extra={"extra_headers": headers})
+
+    asyncio.run(generator.chat("Hi").run())
+
+    sent = {name.lower(): value for name, value in server.requests[0].headers.items()}
+    assert sent["x-nobody-knows"] == KEY
+    for text in (
+        repr(generator),
+        repr(generator.model_dump()),
+        generator.to_identifier(),
+        repr(pickle.dumps(generator)),
+    ):
+        assert KEY not in text
+        assert "Mine" in text
+
+
+def test_a_long_word_in_an_error_takes_no_longer_than_others(
+    make: Make, server: OpenAIServer
+) -> None:
+    # Tried from each of its letters anew, it would take hours.
+    server.usual = Reply(error_body("a" * 300_000), 400)
+
+    with pytest.raises(rg.error.BadRequestError, match=r"a{300}"):
+        asyncio.run(asyncio.wait_for(make().chat("Hi").run(), 60))
+
+
 def test_no_log_record_holds_the_key(
     make: Make, server: OpenAIServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,7 @@ import gc
 import gzip
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -139,6 +140,41 @@ ENDINGS = {
         loop.run_until_complete(generator.chat('Hi').run())
         del loop
     """,
+    "loop-closed": """
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(generator.chat('Hi').run())
+        loop.close()
+    """,
+    "loop-closed-then-another": """
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(generator.chat('Hi').run())
+        loop.close()
+        del loop
+        asyncio.run(generator.chat('Hi').run())
+    """,
+    "loop-closed-and-generator-gone": """
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(generator.chat('Hi').run())
+        loop.close()
+        del loop, generator
+        gc.collect()
+    """,
+    "generator-gone-in-another-loop": """
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(generator.chat('Hi').run())
+        async def main():
+            global generator
+            del generator
+            gc.collect()
+        asyncio.run(main())
+    """,
+    "loop-shut-down-and-used-on": """
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(generator.chat('Hi').run())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(generator.chat('Hi').run())
+        loop.close()
+    """,
     "error": """
         try:
             asyncio.run(generator.chat('Hi').with_(extra={'stream': 1}).run())
@@ -150,7 +186,7 @@ ENDINGS = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_program_ends_without_a_word_about_connections(server: OpenAIServer, ending: str) -> None:
-    code = "import asyncio, rigging as rg\n"
+    code = "import asyncio, gc, rigging as rg\n"
     code += f"generator = rg.get_generator('openai!tiny,api_base={server.url}')\n"
     code += textwrap.dedent(ENDINGS[ending])
 
@@ -165,6 +201,53 @@ def test_a_program_ends_without_a_word_about_connections(server: OpenAIServer, e
     told = [line for line in done.stderr.splitlines() if "event loop" not in line]
     assert (done.returncode, done.stdout) == (0, "")
     assert not [line for line in told if "lient" in line or "onnect" in line], done.stderr
+
+
+USED_ON = pytest.mark.filterwarnings("ignore:asynchronous generator:ResourceWarning")  # asyncio's
+
+
+@USED_ON
+@pytest.mark.parametrize("used_before", [True, False])
+def test_a_loop_that_was_shut_down_can_be_used_on(
+    make: Make, server: OpenAIServer, used_before: bool
+) -> None:
+    generators = [make()]
+    loop = asyncio.new_event_loop()
+
+    async def two() -> None:
+        for _ in range(2):
+            await ask(generators[0], "chat")
+
+    try:
+        if used_before:
+            loop.run_until_complete(two())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(two())
+        generators.clear()
+        gc.collect()  # closes what is open, as the loop does it no more
+    finally:
+        loop.close()
+
+    assert len(server.requests) == (4 if used_before else 2)
+    assert connections(server) == (2 if used_before else 1)
+
+
+@USED_ON
+def test_a_generator_that_is_gone_leaves_no_connection_on_a_loop_that_was_shut_down(
+    make: Make, server: OpenAIServer
+) -> None:
+    async def run() -> None:
+        generator = make()
+        await ask(generator, "chat")
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        await ask(generator, "chat")
+        del generator
+        gc.collect()
+        async with asyncio.timeout(30):
+            while await _open_connections(server):  # noqa: ASYNC110 (it is on another loop)
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
 
 
 # -- Bounds ------------------------------------------------------------------------------
@@ -308,6 +391,21 @@ def test_redirects_in_a_circle_are_no_answer(make: Make, server: OpenAIServer) -
     assert len(server.requests) == 5
 
 
+def test_redirects_leave_nothing_behind(make: Make, server: OpenAIServer) -> None:
+    generator = make()
+    server.prepare(
+        *[reply for n in range(20) for reply in (Reply("", 307, {"Location": f"?n={n}"}), Reply())]
+    )
+
+    async def run() -> int:
+        for _ in range(20):
+            await ask(generator, "chat")
+        client = await generator._client.get()
+        return len((await client._sessions.pool())._proxies)
+
+    assert asyncio.run(run()) == 1
+
+
 # -- Injection ---------------------------------------------------------------------------
 
 
@@ -321,6 +419,13 @@ def test_redirects_in_a_circle_are_no_answer(make: Make, server: OpenAIServer) -
         pytest.param({"headers": {"": "1"}}, "a header's name", id="no-name"),
         pytest.param({"organization": "o\nX-Evil: 1"}, "organization holds", id="organization"),
         pytest.param({"project": "p\x00"}, "project holds", id="project"),
+        pytest.param({"headers": {"Content-Length": "0"}}, "header Content-Length is", id="length"),
+        pytest.param(
+            {"headers": {"transfer-encoding": "chunked"}}, "transfer-encoding is", id="chunks"
+        ),
+        pytest.param({"headers": {"Content-Encoding": "gzip"}}, "Content-Encoding", id="packing"),
+        pytest.param({"headers": {"Connection": "close"}}, "Connection is for", id="connection"),
+        pytest.param({"query": {"k": f"{KEY}\ud800"}}, "surrogates", id="query"),
         pytest.param({"api_base": "http://x/v1 HTTP/1.1\r\nX-Evil: 1"}, "api_base", id="base"),
     ],
 )
@@ -368,6 +473,55 @@ def test_no_proxy_names_hosts_that_are_asked_directly(
 
     assert proxy.heads == []
     assert len(server.requests) == 1
+
+
+def test_a_proxy_may_be_written_without_a_scheme(
+    make: Make, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ProxyServer() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://"))
+        asyncio.run(ask(make(), "chat"))
+
+    assert len(proxy.heads) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "cls"),
+    [
+        pytest.param("me:s3cret-word@127.0.0.1:9", error.ProviderConnectionError, id="no-scheme"),
+        pytest.param("me:s3cret-word@[::1", error.BadRequestError, id="half-a-host"),
+        pytest.param("http://me:s3cret%2Dword@x:port", error.BadRequestError, id="no-port"),
+        pytest.param("socks5://me:s3cret-word@127.0.0.1:9", error.BadRequestError, id="socks"),
+    ],
+)
+@pytest.mark.parametrize("way", ["chat", "streamed text"])
+def test_a_proxy_that_cannot_be_asked_shows_no_password(
+    make: Make, monkeypatch: pytest.MonkeyPatch, address: str, cls: type[Exception], way: str
+) -> None:
+    monkeypatch.setenv("http_proxy", address)
+
+    with pytest.raises(cls, match="openai!tiny") as caught:
+        asyncio.run(ask(make(), way))
+
+    assert "s3cret" not in shown(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "SOCKS4", "ftp"])
+def test_a_proxy_of_another_kind_is_refused_and_not_contacted(
+    make: Make, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, scheme: str, variable: str
+) -> None:
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        proxy.setblocking(False)
+        monkeypatch.setenv(variable, f"{scheme}://127.0.0.1:{proxy.getsockname()[1]}")
+        with pytest.raises(error.BadRequestError, match=f"a {scheme} proxy.*no_proxy"):
+            asyncio.run(ask(make(), "chat"))
+        with pytest.raises(BlockingIOError, match="unavailable"):
+            proxy.accept()
+
+    assert server.requests == []
 
 
 def test_a_proxys_password_is_sent_and_reaches_no_error(

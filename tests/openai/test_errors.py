@@ -13,7 +13,9 @@ from rigging import error
 from rigging_openai._refusals import RefusedAnswerError
 from tests.support.faults import (
     ALL_FAULTS,
+    IN_AN_ANSWER,
     KEY,
+    PIECE,
     STREAMED,
     WHOLE,
     Bad,
@@ -39,11 +41,55 @@ if TYPE_CHECKING:
     Make = Callable[..., OpenAIGenerator]
 
 
-@pytest.mark.parametrize("name", ALL_FAULTS)
+CHOICE = {"index": 0, "text": "", "message": {"role": "assistant", "content": ""}}
+DEEP: dict[str, Any] = {}
+for _ in range(600):
+    DEEP = {"a": DEEP}
+DEEP_CHOICE = {"index": 0, "text": "a", "message": {"content": "a", "x": DEEP}, "delta": DEEP}
+
+# Other providers leave it to their library what becomes of these.
+ON_THE_WAY = {
+    "redirect-nowhere": Fault(Reply("", 307, {"Location": "http://["}), Broken),
+}
+IN_A_WHOLE_ANSWER = {
+    "deep": Fault(Reply({"choices": [DEEP_CHOICE]}), Broken),
+    "error-of-a-choice": Fault(Reply({"choices": [{**CHOICE, **IN_AN_ANSWER}]}), Limit, None, True),
+}
+IN_A_STREAM = {
+    "deep": Fault(Reply(events=[PIECE, {"choices": [DEEP_CHOICE]}]), Broken),
+    "error-of-a-choice": Fault(
+        Reply(events=[PIECE, {"choices": [{"index": 0, **IN_AN_ANSWER}]}]), Limit, None, True
+    ),
+    "error-event": Fault(
+        Reply(events=[PIECE, f'event: error\ndata: {{"message": "{KEY}", "code": 429}}\n\n']),
+        Limit,
+        None,
+        True,
+    ),
+    "error-event-in-words": Fault(
+        Reply(events=[PIECE, f"event: error\ndata: {'x' * 290} {KEY}\n\n"]), Failed, None, True
+    ),
+    "error-event-without-words": Fault(
+        Reply(events=[PIECE, "event: error\ndata:\n\n"]), Failed, None, True
+    ),
+}
+OWN_FAULTS = {
+    f"{name}-{way}": (fault, way)
+    for faults, ways in (
+        (ON_THE_WAY, (*WHOLE, *STREAMED)),
+        (IN_A_WHOLE_ANSWER, WHOLE),
+        (IN_A_STREAM, STREAMED),
+    )
+    for name, fault in faults.items()
+    for way in ways
+}
+
+
+@pytest.mark.parametrize("name", [*ALL_FAULTS, *OWN_FAULTS])
 def test_a_fault_is_the_error_of_ours_and_reaches_the_server_once(
     make: Make, server: OpenAIServer, name: str
 ) -> None:
-    fault, way = ALL_FAULTS[name]
+    fault, way = {**ALL_FAULTS, **OWN_FAULTS}[name]
     server.usual = fault.reply
 
     with pytest.raises(error.GenerationError, match="openai!tiny") as caught:
@@ -104,7 +150,8 @@ def test_nobody_there_is_a_connection_error(make: Make, way: str) -> None:
         pytest.param("{host}/v1", Bad, False, "http://host:port/v1", id="no-scheme"),
         pytest.param("ftp://{host}/v1", Bad, False, "http://host:port/v1", id="other-scheme"),
         pytest.param("http:///v1", Bad, False, "http://host:port/v1", id="no-host"),
-        pytest.param(f"http://u:{KEY}@{{host}}/v1", Bad, False, "a user's name", id="user"),
+        pytest.param("http://[", Bad, False, "http://host:port/v1", id="half-a-host"),
+        pytest.param("http://x\u2100y/v1", Bad, False, "http://host:port/v1", id="two-hosts"),
         pytest.param("http://{host}/v1\r\nX: y", Bad, False, "api_base holds a line", id="lines"),
     ],
 )

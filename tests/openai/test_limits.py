@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import rigging as rg
-from rigging.error import RateLimitError
+from rigging.error import ProviderConnectionError, RateLimitError
+from tests.support.faults import BEGINNINGS, NOT_BEGUN
 from tests.support.openai_server import Reply, error_body
 
 if TYPE_CHECKING:
@@ -100,3 +101,31 @@ def test_a_stream_that_is_refused_goes_again(make: Make, server: OpenAIServer, k
 
     assert "".join(asyncio.run(collect())) == "You said: Hi"
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_a_stream_that_breaks_after_its_first_piece_is_not_sent_again(
+    make: Make, server: OpenAIServer, beginning: str
+) -> None:
+    server.prepare(BEGINNINGS[beginning])
+
+    async def collect() -> None:
+        async for piece in make(max_retries=3).chat("Hi").stream():
+            assert piece == "a"
+
+    with pytest.raises(ProviderConnectionError, match="openai!tiny"):
+        asyncio.run(collect())
+    assert len(server.requests) == 1
+
+
+def test_a_stream_that_breaks_before_its_first_piece_is_sent_again(
+    make: Make, server: OpenAIServer
+) -> None:
+    server.prepare(NOT_BEGUN)
+
+    async def collect() -> list[str]:
+        pieces = make(max_retries=3).chat("Hi").stream()
+        return [piece async for piece in pieces if isinstance(piece, str)]
+
+    assert "".join(asyncio.run(collect())) == "You said: Hi"
+    assert len(server.requests) == 2

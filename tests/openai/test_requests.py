@@ -208,9 +208,9 @@ def test_fields_become_headers_and_win(make: Make, server: OpenAIServer) -> None
 def test_the_query_stands_behind_the_address(make: Make, server: OpenAIServer) -> None:
     query = {"api-version": "2024-10-21", "a b": "c&d"}
 
-    asyncio.run(make(api_base=f"{server.url}?x=1", query=query).chat("Hi").run())
+    asyncio.run(make(api_base=f"{server.url}?region=eu", query=query).chat("Hi").run())
 
-    assert server.requests[0].query == {"x": "1", **query}
+    assert server.requests[0].query == {"region": "eu", **query}
     assert server.requests[0].path == "chat/completions"
 
 
@@ -408,6 +408,32 @@ def test_an_endpoint_that_cannot_report_usage_is_not_asked_to_again(
     asyncio.run(twice())
 
     assert ["stream_options" in r.body for r in server.requests] == [True, False, False]
+
+
+ECHO = {"stream": True, "stream_options": {"include_usage": True}, "messages": []}
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        pytest.param(
+            {"detail": [{"loc": ["body", "top_k"], "msg": "no", "input": ECHO}]}, 1, id="fastapi"
+        ),
+        pytest.param(error_body(f"top_k: no, 'input': {ECHO}"), 2, id="in-words"),
+    ],
+)
+def test_an_endpoint_that_repeats_the_request_is_asked_for_usage_again(
+    make: Make, server: OpenAIServer, body: dict[str, Any], sent: int
+) -> None:
+    server.prepare(*[Reply(body, 422)] * sent)
+    generator = make()
+
+    with pytest.raises(BadRequestError, match="top_k"):
+        asyncio.run(generate(generator, "streamed"))
+    chat = asyncio.run(generate(generator, "streamed"))
+
+    assert len(server.requests) == sent + 1
+    assert chat.usage is not None
 
 
 def test_what_the_caller_asks_for_is_not_taken_back(make: Make, server: OpenAIServer) -> None:

@@ -28,6 +28,11 @@ CALLS = [
 LOGPROBS = {"content": [{"token": "Hi", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
 
 
+def begun(call: dict[str, Any]) -> dict[str, Any]:
+    """Return the first piece of a tool call, whose arguments are still to come."""
+    return {**call, "function": {**call["function"], "arguments": ""}}
+
+
 def chat_body(
     message: dict[str, Any], finish_reason: str | None = "stop", **more: Any
 ) -> dict[str, Any]:
@@ -136,6 +141,46 @@ def test_tool_calls_are_read_and_can_be_answered(
             ],
             id="in-pieces-and-unnumbered",
         ),
+        pytest.param(
+            [{"tool_calls": [{"index": 0, **call}]} for call in CALLS], id="all-of-one-number"
+        ),
+        pytest.param(
+            [{"tool_calls": [{"index": 0, **call} for call in CALLS]}],
+            id="all-of-one-number-at-once",
+        ),
+        pytest.param(
+            [
+                {"tool_calls": [{"index": 0, **begun(CALLS[0])}]},
+                {"tool_calls": [{"index": 0, "function": {"arguments": '{"a": 1, "b": 2}'}}]},
+                {"tool_calls": [{"index": 0, **begun(CALLS[1])}]},
+                {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]},
+            ],
+            id="all-of-one-number-in-pieces",
+        ),
+        pytest.param(
+            [
+                {"tool_calls": [{"index": 0, **begun(CALLS[0])}]},
+                {
+                    "tool_calls": [
+                        {"index": 0, "id": "c1", "function": {"arguments": '{"a": 1, "b": 2}'}}
+                    ]
+                },
+                {"tool_calls": [{"index": 1, **CALLS[1]}]},
+                {"tool_calls": [{"index": 1, "function": {"name": "pi", "arguments": ""}}]},
+            ],
+            id="said-again",
+        ),
+        pytest.param(
+            [
+                {"tool_calls": [{"index": index, **call}]}
+                for index, call in zip("ab", CALLS, strict=True)
+            ],
+            id="numbers-that-are-none",
+        ),
+        pytest.param(
+            [{"tool_calls": [{"index": [{}], **call} for call in CALLS]}],
+            id="numbers-that-are-lists",
+        ),
     ],
 )
 def test_pieces_of_tool_calls_find_each_other(
@@ -147,6 +192,35 @@ def test_pieces_of_tool_calls_find_each_other(
 
     calls = sorted((call.model_dump() for call in chat.last.tool_calls), key=lambda c: c["id"])
     assert calls == CALLS
+
+
+def test_calls_that_nothing_tells_apart_but_that_one_is_complete(
+    make: Make, server: OpenAIServer
+) -> None:
+    functions = [call["function"] for call in CALLS]
+    events = [
+        *(chunk({"tool_calls": [{"index": 0, "id": "", "function": f}]}) for f in functions),
+        chunk({}, finish_reason="tool_calls"),
+    ]
+
+    chat = answer(make, server, "streamed", Reply(events=events))
+
+    assert [call.function.model_dump() for call in chat.last.tool_calls] == functions
+
+
+def test_a_call_whose_pieces_have_ids_of_their_own_is_one(make: Make, server: OpenAIServer) -> None:
+    pieces = [{"name": "add", "arguments": ""}, {"arguments": '{"a":'}, {"arguments": " 1}"}]
+    events = [
+        *(
+            chunk({"tool_calls": [{"index": 0, "id": f"c{n}", "function": piece}]})
+            for n, piece in enumerate(pieces)
+        ),
+        chunk({}, finish_reason="tool_calls"),
+    ]
+
+    (call,) = answer(make, server, "streamed", Reply(events=events)).last.tool_calls
+
+    assert call.function.model_dump() == {"name": "add", "arguments": '{"a": 1}'}
 
 
 @WAYS
@@ -226,6 +300,47 @@ def test_parts_of_a_message_are_a_text_and_what_is_none(make: Make, server: Open
 
 
 @WAYS
+def test_parts_without_a_text_are_kept_beside_it(
+    make: Make, server: OpenAIServer, way: str
+) -> None:
+    odd = [{"type": "text"}, {"type": "text", "text": None}, {"type": "text", "text": 7}, 7]
+    content = [*odd, {"type": "text", "text": "4"}, "2"]
+
+    chat = answer(make, server, way, Reply(chat_body({"content": content})))
+
+    assert chat.last.text == "42"
+    assert chat.extra["content"] == odd
+
+
+def test_parts_of_a_streamed_message_are_pieces_of_its_text(
+    make: Make, server: OpenAIServer
+) -> None:
+    thinking = {"type": "thinking", "thinking": "hm"}
+    events = [
+        chunk({"role": "assistant", "content": [thinking]}),
+        chunk({"content": [{"type": "text", "text": "4"}]}),
+        chunk({"content": "2"}, finish_reason="stop"),
+    ]
+    server.usual = Reply(events=events)
+
+    async def collect() -> list[Any]:
+        return [piece async for piece in make().chat("Hi").stream()]
+
+    *pieces, chat = asyncio.run(collect())
+
+    assert pieces == ["4", "2"]
+    assert chat.last.text == "42"
+    assert chat.extra["content"] == [thinking]
+
+
+def test_content_that_is_none_breaks_the_protocol(make: Make, server: OpenAIServer) -> None:
+    server.usual = Reply(events=[chunk({"content": {"a": 1}})])
+
+    with pytest.raises(error.ResponseError, match="content that is none"):
+        asyncio.run(get(make(), "streamed"))
+
+
+@WAYS
 @pytest.mark.parametrize(
     ("usage", "read"),
     [
@@ -254,6 +369,29 @@ def test_usage_that_is_none_costs_no_answer(make: Make, server: OpenAIServer) ->
 
     assert chat.usage is None
     assert chat.extra["usage"] == usage
+
+
+@WAYS
+@pytest.mark.parametrize("tokens", [10**400, -7, 1e300, True])
+def test_an_absurd_usage_costs_no_answer(
+    make: Make, server: OpenAIServer, way: str, tokens: float
+) -> None:
+    usage = {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": tokens}
+    left = {
+        f"x-ratelimit-{what}-{of}": value
+        for of in ("requests", "tokens")
+        for what, value in (("remaining", "10"), ("reset", "30s"))
+    }
+    server.usual = Reply(chat_body({"content": "x"}, usage=usage), headers=left)
+    generator = make(max_retries=1)
+
+    async def two() -> list[rg.Chat]:
+        return [await get(generator, way) for _ in range(2)]
+
+    chats = asyncio.run(asyncio.wait_for(two(), 20))
+
+    assert [chat.last.text for chat in chats] == ["x", "x"]
+    assert [rg.Chat.model_validate_json(chat.model_dump_json()).last.text for chat in chats]
 
 
 def test_the_last_usage_of_a_stream_counts(make: Make, server: OpenAIServer) -> None:
@@ -316,6 +454,56 @@ def test_a_stream_without_an_end_is_a_lost_connection(make: Make, server: OpenAI
 
     with pytest.raises(error.ProviderConnectionError, match="ended before the answer did"):
         asyncio.run(get(make(), "streamed"))
+
+
+@pytest.mark.parametrize("end", ["data: [DONE] \n\n", "data:  [DONE]\n\n", "data: [DONE]\t\n\n"])
+def test_a_stream_may_end_with_blanks(make: Make, server: OpenAIServer, end: str) -> None:
+    server.usual = Reply(events=["data:\n\n", f"data: {TEXT}\n\n", "data: \n\n", end])
+
+    assert asyncio.run(get(make(), "streamed")).last.text == "a"
+
+
+TEXT = '{"choices": [{"delta": {"content": "a"}, "finish_reason": ""}]}'
+
+
+def test_an_empty_reason_for_the_end_is_none(make: Make, server: OpenAIServer) -> None:
+    server.usual = Reply(events=[f"data: {TEXT}\n\n"])
+
+    with pytest.raises(error.ProviderConnectionError, match="ended before the answer did"):
+        asyncio.run(get(make(), "streamed"))
+
+
+def test_an_empty_reason_for_the_end_takes_none_back(make: Make, server: OpenAIServer) -> None:
+    events = [chunk({"content": "a"}, finish_reason="length"), chunk({}, finish_reason="")]
+
+    chat = answer(make, server, "streamed", Reply(events=events))
+
+    assert chat.stop_reason is rg.StopReason.length
+
+
+def test_of_several_choices_one_is_read(make: Make, server: OpenAIServer) -> None:
+    def choices(text: str) -> list[dict[str, Any]]:
+        return [
+            {"index": index, "delta": {"content": f"{text}{index}"}, "finish_reason": "stop"}
+            for index in (1, 0)
+        ]
+
+    events = [{"choices": choices("a")}, {"choices": choices("b")[:1]}, {"choices": choices("c")}]
+    streamed = answer(make, server, "streamed", Reply(events=events))
+    messages = [{"index": i, "message": {"role": "assistant", "content": str(i)}} for i in (1, 0)]
+    whole = answer(make, server, "whole", Reply({"choices": messages}))
+
+    assert streamed.last.text == "a0c0"
+    assert whole.last.text == "0"
+
+
+def test_a_choice_may_be_counted_from_one(make: Make, server: OpenAIServer) -> None:
+    events = [
+        {"choices": [{"index": 1, "delta": {"content": "a"}}]},
+        {"choices": [{"index": 1, "delta": {"content": "b"}, "finish_reason": "stop"}]},
+    ]
+
+    assert answer(make, server, "streamed", Reply(events=events)).last.text == "ab"
 
 
 def test_a_stream_that_says_why_it_ends_needs_no_other_end(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import logging
 import pickle
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -51,6 +53,112 @@ def test_a_key_is_sent_and_a_used_generator_shows_and_pickles_none(
         assert KEY not in text
         assert OWN not in text
     assert "Mine" in repr(generator)
+
+
+NAMES = [
+    "Ocp-Apim-Subscription-Key",
+    "subscription-key",
+    "Helicone-Auth",
+    "x-functions-key",
+    "X-Amz-Security-Token",
+    "cf-aig-authorization",
+    "Cookie",
+    "sig",
+    "X-Nobody-Knows",
+]
+
+
+@pytest.mark.parametrize("field", ["headers", "query"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_known_to_be_harmless_is_sent_and_not_shown(
+    make: Make, server: OpenAIServer, name: str, field: str
+) -> None:
+    generator = make(**{field: {name: f"Bearer {OWN}", "api-version": "1"}})
+    server.prepare(Reply(), Reply(error_body(f"not {OWN}, sorry"), 403))
+
+    chat = asyncio.run(generator.chat("Hi").run())
+    with pytest.raises(rg.error.PermissionDeniedError, match=r"not \*\*\*, sorry") as caught:
+        asyncio.run(ask(generator, "chat"))
+
+    assert getattr(server.requests[0], field)[name] == f"Bearer {OWN}"
+    for text in (
+        repr(generator),
+        repr(generator.model_dump()),
+        generator.model_dump_json(),
+        generator.to_identifier(),
+        repr(pickle.dumps(generator)),
+        repr(pickle.dumps(chat)),
+        chat.model_dump_json(),
+        shown(caught.value),
+    ):
+        assert OWN not in text
+    again = rg.get_generator(generator.to_identifier())
+    assert again == generator
+    assert getattr(again, field) == {"api-version": "1"}
+
+
+def test_a_short_value_of_a_header_does_not_garble_errors(make: Make, server: OpenAIServer) -> None:
+    server.usual = Reply(error_body("no such product in the eu"), 400)
+    headers = {"X-Environment": "prod", "X-Where": "eu", "X-Provider": "openai"}
+
+    with pytest.raises(rg.error.BadRequestError, match=r"no such product in the eu \[openai!tiny"):
+        asyncio.run(ask(make(headers=headers), "chat"))
+
+
+BASES = ["{0}?key={1}", "{0}?api-version=1&subscription-key={1}", "http://me:{1}@x.invalid/v1"]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_an_address_that_would_show_a_secret_makes_no_generator(
+    make: Make, server: OpenAIServer, base: str
+) -> None:
+    address = base.format(server.url, KEY)
+    generator = make()
+
+    for refused in (
+        lambda: make(api_base=address),
+        lambda: rg.get_generator(f"openai!tiny,api_base={address}"),
+        lambda: setattr(generator, "params", rg.GenerateParams(api_base=address)),
+    ):
+        with pytest.raises(ValueError, match=r"it would be shown\. Give the") as caught:
+            refused()
+        assert KEY not in shown(caught.value)
+    assert generator.params.api_base == server.url
+
+
+@pytest.mark.parametrize("way", ["whole", "streamed"])
+@pytest.mark.parametrize("base", BASES)
+def test_an_address_that_would_show_a_secret_is_not_asked(
+    make: Make, server: OpenAIServer, base: str, way: str
+) -> None:
+    pipeline = make().chat("Hi").with_(api_base=base.format(server.url, KEY))
+
+    async def run() -> None:
+        if way == "whole":
+            await pipeline.run()
+        async for _ in pipeline.stream():
+            pass
+
+    with pytest.raises(rg.error.BadRequestError, match=r"it would be shown\. Give the") as caught:
+        asyncio.run(run())
+
+    assert server.requests == []
+    assert KEY not in shown(caught.value)
+
+
+def test_the_environments_address_may_hold_a_key(
+    make: Make, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}?key={KEY}-2")
+    server.prepare(Reply(), Reply(error_body(f"not {KEY}-2"), 401))
+    generator = make(api_base=None)
+
+    chat = asyncio.run(generator.chat("Hi").run())
+    with pytest.raises(rg.error.AuthenticationError, match="openai!tiny") as caught:
+        asyncio.run(ask(generator, "chat"))
+
+    assert server.requests[0].query == {"key": f"{KEY}-2"}
+    assert KEY not in f"{chat!r} {chat.generator_id} {generator!r} {shown(caught.value)}"
 
 
 def test_what_is_no_secret_leads_back_to_the_generator(make: Make) -> None:
@@ -126,6 +234,32 @@ def test_a_part_of_a_key_reaches_no_error(make: Make, server: OpenAIServer) -> N
 
     for part in (KEY[3:], KEY[-4:], KEY[:9], "****1234"):
         assert part not in shown(caught.value)
+
+
+def test_a_secret_that_an_address_encodes_reaches_no_error(
+    make: Make, server: OpenAIServer
+) -> None:
+    server.usual = Reply(raw=b"no http")
+    secret = "p@ss w/o+r%d&1=é"
+
+    with pytest.raises(rg.error.ProviderConnectionError, match=r"code=\*\*\*'") as caught:
+        asyncio.run(ask(make(query={"code": secret}), "chat"))
+
+    assert server.requests[0].query == {"code": secret}
+    assert "code=p" not in shown(caught.value)
+
+
+@pytest.mark.parametrize("spell", [quote, quote_plus, json.dumps])
+def test_a_secret_that_an_endpoint_encodes_reaches_no_error(
+    make: Make, server: OpenAIServer, spell: Callable[[str], str]
+) -> None:
+    secret = 'p@ss w"o+r%d&1'
+    server.usual = Reply(error_body(f"no such page: /?code={spell(secret)}"), 404)
+
+    with pytest.raises(rg.error.ModelNotFoundError, match=r'code="?\*\*\*"? \[') as caught:
+        asyncio.run(ask(make(query={"code": secret}), "chat"))
+
+    assert spell(secret) not in shown(caught.value)
 
 
 def test_a_failed_connection_shows_no_key_of_the_query(make: Make) -> None:

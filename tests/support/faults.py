@@ -25,8 +25,12 @@ from tests.support.openai_server import Reply, error_body
 
 __all__ = [
     "ALL_FAULTS",
+    "BEGINNINGS",
     "FAULTS",
+    "IN_AN_ANSWER",
     "KEY",
+    "NOT_BEGUN",
+    "PIECE",
     "STREAMED",
     "TOO_LONG",
     "WHOLE",
@@ -130,7 +134,22 @@ FAULTS = {
     ),
     "429-nonsense": Fault(refused(429, headers={"Retry-After": "soon"}), Limit, 429, True),
     "429-for-ever": Fault(refused(429, headers={"Retry-After": "inf"}), Limit, 429, True),
+    "429-absurd-year": Fault(
+        refused(429, headers={"Retry-After": f"Wed, 21 Oct {9:9<20} 07:28:00 GMT"}),
+        Limit,
+        429,
+        True,
+    ),
+    "429-absurd-offset": Fault(
+        refused(429, headers={"Retry-After": f"Wed, 21 Oct 2015 07:28:00 +{9:9<20}"}),
+        Limit,
+        429,
+        True,
+    ),
     "429-quota": Fault(refused(429, code="insufficient_quota"), Limit, 429, False),
+    "429-quota-masked-key": Fault(
+        refused(429, "used up:\nsk-other-****1234", code="insufficient_quota"), Limit, 429, False
+    ),
     "451": Fault(refused(451), Denied, 451),
     "498": Fault(refused(498), Limit, 498, True),
     "500": Fault(refused(500), Failed, 500, True),
@@ -180,6 +199,38 @@ STREAMED_FAULTS = {
     "no-events": Fault(Reply(events=[]), Broken),
 }
 
+
+def begun(*deltas: Mapping[str, Any]) -> Reply:
+    """Break a stream off after a few pieces of a chat."""
+    first = {"role": "assistant", "content": "", "refusal": None}
+    return Reply(
+        events=[
+            CHUNK | {"choices": [{"index": 0, "delta": dict(delta)}]} for delta in (first, *deltas)
+        ],
+        cut=True,
+    )
+
+
+#: Streams that break off after some of an answer has come, text or not, and one before that.
+BEGINNINGS: Final = {
+    "a-tool-call": begun(
+        {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "add", "arguments": ""},
+                }
+            ]
+        }
+    ),
+    "reasoning": begun({"reasoning_content": "Let me see"}),
+    "a-refusal": begun({"refusal": "I"}),
+    "audio": begun({"audio": {"id": "a", "data": "c291"}}),
+    "text": begun({"content": "a"}),
+}
+NOT_BEGUN: Final = begun()
 
 #: Every fault in every way of asking in which it can happen, by name.
 ALL_FAULTS: Final[Mapping[str, tuple[Fault, str]]] = {

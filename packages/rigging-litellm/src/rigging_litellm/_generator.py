@@ -294,10 +294,10 @@ class LiteLLMGenerator(RemoteGenerator):
             try:
                 async with contextlib.aclosing(pieces):
                     async for piece in pieces:
-                        if isinstance(piece, str):
-                            yield piece
-                        else:
+                        if not isinstance(piece, str):
                             yield self._finished(prompt, arguments, piece)
+                        elif piece:
+                            yield piece
             except BadRequestError as error:
                 # Both come before the first piece.
                 refused = refused_by_litellm(error.__cause__, arguments)

@@ -30,6 +30,9 @@ _ResultT_co = TypeVar("_ResultT_co", covariant=True)
 class Reader(Protocol[_ResultT_co]):
     """What is made of a stream's chunks."""
 
+    def says_something(self, chunk: Any) -> bool:
+        """Return whether some of the answer is in a chunk, text or not."""
+
     def piece(self, chunk: Any) -> str:
         """Take a chunk; return the text in it, which may be empty."""
 
@@ -46,6 +49,8 @@ async def read_stream(
 ) -> AsyncGenerator[str | _ResultT, None]:
     """Yield the pieces of a stream of litellm's, then its result; the stream is closed.
 
+    An empty piece says that something has come that is no text.
+
     Args:
         stream: What litellm returned.
         reader: For chunks of its kind.
@@ -58,8 +63,11 @@ async def read_stream(
     """
     try:
         chunks = aiter(stream)
+        has_begun = False
         while (chunk := await limit.wait(anext(chunks, None))) is not None:
-            if piece := reader.piece(chunk):
+            piece = reader.piece(chunk)
+            if piece or (not has_begun and reader.says_something(chunk)):
+                has_begun = True
                 yield piece
         yield await reader.result(stream)
     finally:
@@ -92,6 +100,10 @@ class ChatReader:
     def __init__(self, litellm: Any, model: str) -> None:
         self._litellm = litellm
         self._model = model
+
+    def says_something(self, chunk: Any) -> bool:
+        """Return whether some of the message is in a chunk, text or not."""
+        return any(map(_says, chunk.choices))
 
     def piece(self, chunk: Any) -> str:
         """Return the text in a chunk."""
@@ -134,6 +146,10 @@ class TextReader:
         self._pieces: list[str] = []
         self._last: dict[str, Any] = {}
 
+    def says_something(self, chunk: Any) -> bool:
+        """Return whether there is some text in a chunk."""
+        return any(choice.text for choice in chunk.choices)
+
     def piece(self, chunk: Any) -> str:
         """Return the text in a chunk, and note what stands beside it."""
         if not chunk.choices:
@@ -171,6 +187,11 @@ def _leave_reported(response: Any, usages: Sequence[Any]) -> None:
     for name in ("completion_tokens_details", "cost"):
         if not any(_has(usage, name) for usage in usages) and _has(response.usage, name):
             delattr(response.usage, name)
+
+
+def _says(choice: Any) -> bool:
+    said = choice.delta.model_dump(exclude_none=True, exclude={"role"}, warnings=False)
+    return any(value not in ("", [], {}) for value in said.values())
 
 
 def _has(part: Any, name: str) -> bool:

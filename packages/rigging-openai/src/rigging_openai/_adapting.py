@@ -42,6 +42,13 @@ class Adapted:
         """Return whether streams may be asked for their usage, as far as is known."""
         return endpoint not in self._without_usage
 
+    def ask_for_usage(self, endpoint: Hashable) -> None:
+        """Ask for the usage of streams again: what was refused without it was not refused for it.
+
+        Endpoints like to repeat the whole request in what they say of it.
+        """
+        self._without_usage.discard(endpoint)
+
     def left_out(self, endpoint: Hashable, arguments: Mapping[str, Any]) -> frozenset[str]:
         """Return the names of the arguments that the endpoint does not take."""
         refused = self._refused.get(endpoint)

@@ -10,6 +10,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 
 from rigging.error import BadRequestError, GenerationError, ProviderConnectionError
+from rigging.http import parse_report
 from rigging.redaction import Redactor
 from rigging.remote import RequestTimeout
 from rigging_openai import _json
@@ -17,31 +18,30 @@ from rigging_openai._body import pieces_of, read_all
 from rigging_openai._endpoint import PROVIDER
 from rigging_openai._errors import clean, to_rigging_error
 from rigging_openai._events import EventParser
-from rigging_openai._quotas import quotas_of
+from rigging_openai._quotas import Quotas
 from rigging_openai._refusals import refused
-from rigging_openai._results import broken, reported_error
-from rigging_openai._sessions import Sessions, credentials
+from rigging_openai._results import broken, error_of, reported_error
+from rigging_openai._sessions import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
     from rigging.limits import Left
-    from rigging_openai._events import Event
+    from rigging.result import GeneratedMessage, GeneratedText
     from rigging_openai._request import Request
     from rigging_openai._sessions import Pool
     from rigging_openai._streams import Reader
 
 __all__ = ["Client"]
 
-_ResultT = TypeVar("_ResultT")
+_ResultT = TypeVar("_ResultT", bound="GeneratedMessage | GeneratedText")
 
 _KEPT_METHOD: Final = frozenset({307, 308})
 _MOST_REDIRECTS: Final = 5
 _MOST_OF_A_REFUSAL: Final = 2**20  # bytes; what an endpoint says of an error is short
 _REFUSED: Final = 300  # and all statuses above
 
-_LIMITED: Final = "x-ratelimit-remaining-requests"
-
+_ERROR: Final = b"error"  # the name of an event
 _DONE: Final = b"[DONE]"
 _GOODBYE_S: Final = 0.5  # for the end of a stream after its last event: it keeps the connection
 
@@ -51,6 +51,7 @@ class Client:
 
     def __init__(self) -> None:
         self._sessions = Sessions()
+        self._quotas = Quotas()
 
     async def ask(
         self,
@@ -73,7 +74,7 @@ class Client:
         pool = await self._sessions.pool()
         timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
         try:
-            return await timeout.wait(_ask(pool, request, body, left, read))
+            return await timeout.wait(self._ask(pool, request, body, left, read))
         except GenerationError as error:
             clean(error, _redactor(request, pool))
             raise
@@ -96,7 +97,8 @@ class Client:
             reader: Makes texts and the result of the chunks.
 
         Yields:
-            Pieces of the text, then the result.
+            Pieces of the text, then the result. An empty piece says that something has come
+            that is no text.
 
         Raises:
             GenerationError: If no answer came, one that says no, or a part of one.
@@ -104,12 +106,13 @@ class Client:
         pool = await self._sessions.pool()
         timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
         try:
-            response = await timeout.wait(_send(pool, request, body, left))
-            if _LIMITED in response.headers:
-                left.quota(*quotas_of(response.headers))
-            pieces = _pieces(response, request, timeout, reader)
+            response = await timeout.wait(self._send(pool, request, body, left))
+            self._quotas.tell(left, request.key, response.headers)
+            pieces = _pieces(response, request, pool, timeout, reader)
             async with contextlib.aclosing(pieces):
                 async for piece in pieces:
+                    if not isinstance(piece, str):
+                        self._quotas.learn(request.key, piece.usage)
                     yield piece
         except GenerationError as error:
             clean(error, _redactor(request, pool))
@@ -117,31 +120,38 @@ class Client:
         except (aiohttp.ClientError, OSError) as error:
             raise _uniform(error, request, pool) from error
 
-
-async def _ask(
-    pool: Pool,
-    request: Request,
-    body: Mapping[str, Any],
-    left: Left,
-    read: Callable[[Mapping[str, Any], str], _ResultT],
-) -> _ResultT:
-    response = await _send(pool, request, body, left)
-    try:
-        answer = await _object(response, request)
-        result = read(answer, request.model)
-        if _LIMITED in response.headers:
-            usage = answer.get("usage")
-            tokens = usage.get("total_tokens") if isinstance(usage, dict) else 0
-            left.quota(*quotas_of(response.headers, tokens if isinstance(tokens, int) else 0))
+    async def _ask(
+        self,
+        pool: Pool,
+        request: Request,
+        body: Mapping[str, Any],
+        left: Left,
+        read: Callable[[Mapping[str, Any], str], _ResultT],
+    ) -> _ResultT:
+        response = await self._send(pool, request, body, left)
+        try:
+            result = read(await _object(response, request), request.model)
+        finally:
+            response.close()  # unless it was read to its end, which gave the connection back
+        self._quotas.learn(request.key, result.usage)
+        self._quotas.tell(left, request.key, response.headers)
         return result
-    finally:
-        response.close()  # unless it was read to its end, which gave the connection back
+
+    async def _send(
+        self, pool: Pool, request: Request, body: Mapping[str, Any], left: Left
+    ) -> aiohttp.ClientResponse:
+        """Send a request; return the answer, if it says yes."""
+        response = await _post(pool, request, body, left)
+        if response.status < _REFUSED:
+            return response
+        self._quotas.tell(left, request.key, response.headers)
+        raise await _refusal(response, request, pool)
 
 
-async def _send(
+async def _post(
     pool: Pool, request: Request, body: Mapping[str, Any], left: Left
 ) -> aiohttp.ClientResponse:
-    """Send a request; return the answer, if it says yes."""
+    """Send a request, also where the host redirects it to on itself; return the answer."""
     try:
         data = _json.encode(body)
     except (TypeError, ValueError, RecursionError) as error:
@@ -156,16 +166,17 @@ async def _send(
         ) from error
     limits = aiohttp.ClientTimeout(connect=request.connect_s, sock_read=request.read_s)
     url = request.endpoint.url(request.path)
+    session = pool.announcing if request.announces else pool.session
     for _ in range(_MOST_REDIRECTS):
-        session = pool.announcing if request.announces else pool.session
         try:
+            proxy = pool.proxy(url)
             response = await session.post(
                 url,
                 data=data,
                 headers=request.endpoint.headers,
                 timeout=limits,
                 ssl=tls,
-                proxy=pool.proxy(url),
+                proxy=None if proxy is None else proxy.checked(),
                 allow_redirects=False,
                 trace_request_ctx=left,
             )
@@ -175,20 +186,28 @@ async def _send(
             raise BadRequestError(
                 f"the request cannot be sent: {error}", provider=PROVIDER, model=request.model
             ) from error
-        if response.status < _REFUSED:
-            return response
         if response.status not in _KEPT_METHOD or "Location" not in response.headers:
-            raise await _refusal(response, request, pool)
-        target = urljoin(url, response.headers["Location"])
+            return response
+        location = response.headers["Location"]
         response.close()
-        if urlsplit(target)[:2] != urlsplit(url)[:2]:
-            raise broken(
-                f"the endpoint redirects to another host, {urlsplit(target).hostname}, where "
-                f"neither the prompt nor the key is sent: if it is right, set api_base to it",
-                request.model,
-            )
-        url = target
+        url = _redirected(url, location, request.model)
     raise broken("the endpoint's redirects lead nowhere", request.model)
+
+
+def _redirected(url: str, location: str, model: str) -> str:
+    """Return where a redirect leads, if that is the same host."""
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+    except ValueError as error:
+        raise broken("the endpoint redirects to what is no address", model) from error
+    if parts[:2] != urlsplit(url)[:2]:
+        raise broken(
+            f"the endpoint redirects to another host, {parts.hostname}, where neither the "
+            f"prompt nor the key is sent: if it is right, set api_base to it",
+            model,
+        )
+    return target
 
 
 async def _refusal(
@@ -214,6 +233,7 @@ async def _refusal(
 async def _pieces(
     response: aiohttp.ClientResponse,
     request: Request,
+    pool: Pool,
     limit: RequestTimeout,
     reader: Reader[_ResultT],
 ) -> AsyncGenerator[str | _ResultT, None]:
@@ -227,16 +247,24 @@ async def _pieces(
             return
         parser = EventParser()
         pieces = pieces_of(response, request.most, request.model)
-        is_done = False
+        is_done = has_begun = False
         async with contextlib.aclosing(pieces):
             while not is_done:
                 piece = await limit.wait(anext(pieces, None))
                 events = parser.end() if piece is None else parser.feed(piece)
                 for event in events:
-                    is_done = event.data == _DONE
+                    data = event.data.strip()
+                    is_done = data == _DONE
                     if is_done:
                         break
-                    if text := reader.piece(_chunk(event, request.model)):
+                    if event.name == _ERROR:
+                        report = parse_report(_text(data), _redactor(request, pool))
+                        raise error_of(report, request.model)
+                    if not data:
+                        continue
+                    text = reader.piece(_chunk(data, request.model))
+                    if text or (not has_begun and reader.has_begun):
+                        has_begun = True
                         yield text
                 if piece is None:
                     break
@@ -260,10 +288,14 @@ async def _object(response: aiohttp.ClientResponse, request: Request) -> Mapping
     return _checked(answer, request.model)
 
 
-def _chunk(event: Event, model: str) -> Mapping[str, Any]:
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")
+
+
+def _chunk(data: bytes, model: str) -> Mapping[str, Any]:
     """Return the JSON of an event."""
     try:
-        chunk = _json.decode(event.data)
+        chunk = _json.decode(data)
     except ValueError as error:
         raise broken("the endpoint streamed what is no JSON", model) from error
     return _checked(chunk, model)
@@ -297,4 +329,4 @@ def _uniform(error: Exception, request: Request, pool: Pool) -> GenerationError:
 
 def _redactor(request: Request, pool: Pool) -> Redactor:
     proxy = pool.proxy(request.endpoint.base)
-    return Redactor([*request.endpoint.secrets, *(credentials(proxy) if proxy else ())])
+    return Redactor([*request.endpoint.secrets, *(proxy.secrets if proxy else ())])

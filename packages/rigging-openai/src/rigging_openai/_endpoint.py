@@ -5,23 +5,39 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from rigging.error import BadRequestError
-from rigging.redaction import is_secret
+from rigging.redaction import is_harmless, is_secret
 from rigging_openai._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["OPENAI", "PROVIDER", "Endpoint", "is_hidden", "make_endpoint"]
+__all__ = ["OPENAI", "PROVIDER", "Endpoint", "check_shown", "make_endpoint"]
 
 PROVIDER: Final = "openai"
 OPENAI: Final = "https://api.openai.com/v1"
 
-# Names of headers and of what stands in a query whose values are secrets, beside those that
-# are secrets anywhere.
-_HIDDEN: Final = frozenset({"cookie", "key", "sig", "signature"})
+# What is under no known name of a secret, and is one all the same, is not so short; taking
+# every "eu" or "prod" out of errors would garble them.
+_SHORTEST_UNNAMED: Final = 8  # characters
+
+# Of the connection, or of how the body is written: what is said of these is the client's.
+_OWN_HEADERS: Final = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "expect",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
 
 # What would end a header's line, or begin another request.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -37,7 +53,7 @@ class Endpoint:
         query: Behind the path, encoded; empty if there is none.
         headers: Of every request.
         secrets: What must not be shown of all that.
-        has_key: Whether there is a key among the headers.
+        has_key: Whether there may be a key among the headers.
     """
 
     base: str
@@ -61,6 +77,7 @@ def make_endpoint(
     project: str | None = None,
     headers: Mapping[str, str] | None = None,
     query: Mapping[str, str] | None = None,
+    is_shown: bool = False,
 ) -> Endpoint:
     """Put together what requests to an address carry.
 
@@ -72,14 +89,19 @@ def make_endpoint(
         project: Within the organization.
         headers: Further ones, which win.
         query: Further names and values behind the address.
+        is_shown: The address stands where everybody can see it; see `check_shown`.
 
     Raises:
         BadRequestError: If no request can be built of that. The text shows no value.
     """
     try:
+        if is_shown:
+            check_shown(base)
         return _made(base, api_key, organization, project, headers or {}, query or {})
     except ValueError as error:
-        raise BadRequestError(str(error), provider=PROVIDER, model=model) from None
+        text = str(error)
+    # Not from there, for what it was raised for holds the values.
+    raise BadRequestError(text, provider=PROVIDER, model=model)
 
 
 def _made(
@@ -90,14 +112,11 @@ def _made(
     headers: Mapping[str, str],
     query: Mapping[str, str],
 ) -> Endpoint:
-    parts = urlsplit(_clean("api_base", base))
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    parts = _split(_clean("api_base", base))
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("api_base is no address: write http://host:port/v1 or https://host/v1")
     if parts.username is not None:
-        raise ValueError(
-            "api_base holds a user's name: it would be shown. Give the header instead: "
-            'headers={"Authorization": "Basic …"}'
-        )
+        raise ValueError("api_base holds a user's name, which is no part of an endpoint's address")
     merged = {
         "Accept-Encoding": "identity",  # answers are small, and unpacking them costs more
         "Content-Type": "application/json",
@@ -112,24 +131,61 @@ def _made(
     for name, value in headers.items():
         if not _TOKEN.fullmatch(name):
             raise ValueError("a header's name holds what no header's name can hold")
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(f"the header {name} is for the HTTP client to write: leave it out")
         for other in [known for known in merged if known.lower() == name.lower()]:
             del merged[other]
         merged[name] = _clean(f"the header {name}", value)
     pairs = [*parse_qsl(parts.query, keep_blank_values=True), *query.items()]
-    hidden = [value for name, value in [*merged.items(), *pairs] if is_hidden(name)]
+    hidden = [(name, value) for name, value in [*merged.items(), *pairs] if not is_harmless(name)]
     return Endpoint(
         base=urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", "")),
         query=urlencode(pairs),
         headers=merged,
-        # A header's scheme, "Bearer" or "Basic", is no secret.
-        secrets=tuple({part for value in hidden for part in (value, value.rpartition(" ")[2])}),
-        has_key=any(is_hidden(name) for name in merged),
+        secrets=tuple({part for name, value in hidden for part in _secret_parts(name, value)}),
+        has_key=any(not is_harmless(name) for name in merged),
     )
 
 
-def is_hidden(name: str) -> bool:
-    """Tell whether the value of a header, or of a name in a query, is a secret."""
-    return is_secret(name) or name.lower() in _HIDDEN
+def check_shown(api_base: str) -> None:
+    """Refuse an address that would show a secret wherever the generator is shown.
+
+    Raises:
+        ValueError: If it holds a user's name, or in its query what may be a key. The text
+            shows no value.
+    """
+    parts = _split(api_base)
+    if parts is None:
+        return  # no request can be built of it, which says more
+    if parts.username is not None:
+        raise ValueError(
+            "api_base holds a user's name: it would be shown. Give the header instead: "
+            'headers={"Authorization": "Basic …"}'
+        )
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if not is_harmless(name):
+            raise ValueError(
+                f"api_base holds {name!r} in its query: if that is a secret, it would be shown. "
+                f"Give the query instead: query={{{name!r}: …}}"
+            )
+
+
+def _split(address: str) -> SplitResult | None:
+    """Return the parts of an address; None if it has none that could be told apart."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return None
+
+
+def _secret_parts(name: str, value: str) -> Iterator[str]:
+    """Yield what must not be shown of the value of a header, or of a name in a query."""
+    if is_secret(name) or len(value) >= _SHORTEST_UNNAMED:
+        yield value
+        scheme, _, credentials = value.partition(" ")
+        # The scheme, "Bearer" or "Basic", is no secret, and endpoints repeat the rest alone.
+        if scheme.isalpha() and len(credentials) >= _SHORTEST_UNNAMED:
+            yield credentials
 
 
 def _clean(what: str, text: str) -> str:

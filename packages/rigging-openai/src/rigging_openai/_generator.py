@@ -6,16 +6,17 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from rigging.error import (
     AuthenticationError,
     BadRequestError,
     InvalidMessageError,
 )
+from rigging.redaction import is_harmless
 from rigging.remote import CHAT_ONLY, RemoteGenerator, each
 from rigging_openai._adapting import Adapted
-from rigging_openai._endpoint import OPENAI, PROVIDER, Endpoint, is_hidden, make_endpoint
+from rigging_openai._endpoint import OPENAI, PROVIDER, Endpoint, check_shown, make_endpoint
 from rigging_openai._lazy import LazyClient
 from rigging_openai._request import Request, request_arguments, streamed, whole
 from rigging_openai._results import to_message, to_text
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIGenerator"]
 
-_ResultT = TypeVar("_ResultT")
+_ResultT = TypeVar("_ResultT", bound="GeneratedMessage | GeneratedText")
 _NameT = TypeVar("_NameT", str, str | None)
 
 _MOST_ENDPOINTS: Final = 64  # remembered; there is one, unless params name another
@@ -56,8 +57,9 @@ class OpenAIGenerator(RemoteGenerator):
         organization: Whose account to bill at OpenAI; else ``OPENAI_ORG_ID``, where the
             address is not given either.
         project: Within the organization; else ``OPENAI_PROJECT_ID``, likewise.
-        headers: Further headers of every request. Values under a secret's name, such as
-            ``api-key``, are sent, and never shown, dumped, pickled or written back.
+        headers: Further headers of every request. All are sent; shown, dumped, pickled and
+            written back are only those known to be harmless, such as ``X-Title`` (see
+            `rigging.redaction.is_harmless`).
         query: Further names and values behind the address; the same goes for them.
         ca_file: The certificates to trust, in PEM; None: those that the system trusts.
         connect_timeout: Seconds for a connection; None is no limit.
@@ -77,6 +79,9 @@ class OpenAIGenerator(RemoteGenerator):
     Source:
         OpenAI API reference, "Chat Completions" and "Completions".
     """
+
+    # What the values of an address are refused for is that they would be shown.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     plugin_api: ClassVar[int] = 1
 
@@ -247,6 +252,7 @@ class OpenAIGenerator(RemoteGenerator):
                 project=project,
                 headers=self.headers,
                 query=self.query,
+                is_shown=api_base is not None,
             )
             if len(self._endpoints) == _MOST_ENDPOINTS:
                 self._endpoints.clear()
@@ -292,21 +298,26 @@ class OpenAIGenerator(RemoteGenerator):
         def attempt(left: Left) -> AsyncGenerator[str | _ResultT, None]:
             return client.stream(request, body, left, make_reader())
 
-        has_begun = False
+        has_begun = goes_without_usage = False
         while True:
             pieces = self.limiter.stream(attempt, self.limits, endpoint=request.key)
             try:
                 async with contextlib.aclosing(pieces):
                     async for piece in pieces:
                         has_begun = True
-                        yield piece
+                        if piece != "":
+                            yield piece
             except BadRequestError as error:
                 if has_begun:  # an error within the answer is no refusal of the request
                     raise
+                asked_for_usage = self._adapted.reports_usage(request.kind)
                 self._adapted.learn(request.kind, error.__cause__, request.arguments)
                 refused, body = body, self._body(request, stream=True)
                 if body == refused:
+                    if goes_without_usage:
+                        self._adapted.ask_for_usage(request.kind)
                     raise
+                goes_without_usage |= asked_for_usage > self._adapted.reports_usage(request.kind)
             else:
                 return
 
@@ -323,9 +334,16 @@ class OpenAIGenerator(RemoteGenerator):
 
     # -- What is not shown ---------------------------------------------------------------
 
+    @field_validator("params")
+    @classmethod
+    def _address_shows_no_secret(cls, params: GenerateParams) -> GenerateParams:
+        if params.api_base is not None:
+            check_shown(params.api_base)
+        return params
+
     def _shown(self, values: Iterable[tuple[_NameT, Any]]) -> Iterator[tuple[_NameT, Any]]:
         for name, value in super()._shown(values):
             if name in ("headers", "query"):
-                yield name, {key: text for key, text in value.items() if not is_hidden(key)}
+                yield name, {key: text for key, text in value.items() if is_harmless(key)}
             else:
                 yield name, value

@@ -6,11 +6,19 @@ orjson takes neither lone surrogates nor NaN, which endpoints written in Python 
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from itertools import accumulate
+from typing import Any, Final
 
 import orjson
 
 __all__ = ["decode", "encode"]
+
+# What is nested deeper than this breaks those who walk through it, such as pydantic.
+_DEEPEST: Final = 200
+
+_TEXTS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_DEEPER: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def encode(value: object) -> bytes:
@@ -34,9 +42,17 @@ def decode(data: bytes) -> Any:
         ValueError: If ``data`` is no JSON, or nested too deep.
     """
     try:
-        return orjson.loads(data)
+        value = orjson.loads(data)
     except orjson.JSONDecodeError:
         try:
-            return json.loads(data)
+            value = json.loads(data)
         except RecursionError as error:
             raise ValueError("nested too deep") from error
+    if data.count(b"[") + data.count(b"{") > _DEEPEST and _depth(data) > _DEEPEST:
+        raise ValueError("nested too deep")
+    return value
+
+
+def _depth(data: bytes) -> int:
+    brackets = (_DEEPER[byte] for byte in _TEXTS.sub(b"", data) if byte in _DEEPER)
+    return max(accumulate(brackets), default=0)

@@ -13,14 +13,45 @@ from typing import TYPE_CHECKING, Final
 from rigging.limits import Quota
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Hashable, Iterator, Mapping
 
-__all__ = ["quotas_of"]
+    from rigging.limits import Left
+    from rigging.result import Usage
+
+__all__ = ["Quotas", "quotas_of"]
+
+_HEADERS: Final = ("x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens")
+
+_MOST_ENDPOINTS: Final = 64  # remembered
+_MOST_TOKENS: Final = 2**40  # that a request can have taken; more is a mistake
 
 # Seconds of each unit in durations such as ``6m0s`` and ``20ms``.
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _DURATION: Final = re.compile(rf"(?:{_PART.pattern})+")
+
+
+class Quotas:
+    """Tells the limiter what answers say, whether they are whole, streamed or refused.
+
+    What is left of tokens is counted in requests like the last one whose usage is known.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: dict[Hashable, int] = {}  # by endpoint and model
+
+    def learn(self, endpoint: Hashable, usage: Usage | None) -> None:
+        """Note what a request took."""
+        if usage is None or not 0 < usage.total_tokens <= _MOST_TOKENS:
+            return
+        if endpoint not in self._tokens and len(self._tokens) == _MOST_ENDPOINTS:
+            self._tokens.clear()
+        self._tokens[endpoint] = usage.total_tokens
+
+    def tell(self, left: Left, endpoint: Hashable, headers: Mapping[str, str]) -> None:
+        """Tell what the headers of an answer say, if they say anything."""
+        if any(name in headers for name in _HEADERS):
+            left.quota(*quotas_of(headers, self._tokens.get(endpoint, 0)))
 
 
 def quotas_of(headers: Mapping[str, str], tokens: int = 0) -> Iterator[Quota]:
@@ -37,7 +68,7 @@ def quotas_of(headers: Mapping[str, str], tokens: int = 0) -> Iterator[Quota]:
     """
     for kind, size in (("requests", 1), ("tokens", tokens)):
         remaining = _number(headers.get(f"x-ratelimit-remaining-{kind}"))
-        if remaining is None or not size:
+        if remaining is None or size <= 0:
             continue
         resets_s = _seconds(headers.get(f"x-ratelimit-reset-{kind}", ""))
         if resets_s is not None:

@@ -49,7 +49,7 @@ def refused(
         redactor: Knows what must not be shown.
         had_key: Whether a key was sent.
     """
-    report = parse_report(redactor.text(body.decode("utf-8", errors="replace")))
+    report = parse_report(body.decode("utf-8", errors="replace"), redactor)
     error = http_error(status, headers, report, provider=PROVIDER, model=model)
     if isinstance(error, AuthenticationError) and not had_key:
         error = AuthenticationError(

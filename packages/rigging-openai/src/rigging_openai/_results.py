@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from rigging.error import InvalidMessageError, ResponseError
-from rigging.http import error_class, read_report
+from rigging.http import ErrorReport, error_class, read_report
 from rigging.message import FunctionCall, Message, ToolCall
 from rigging.result import GeneratedMessage, GeneratedText, StopReason, Usage
 from rigging_openai._endpoint import PROVIDER
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from rigging.error import GenerationError
 
-__all__ = ["broken", "reported_error", "to_message", "to_text"]
+__all__ = [
+    "broken",
+    "content_parts",
+    "error_of",
+    "index_of",
+    "reported_error",
+    "to_message",
+    "to_text",
+]
 
 # What has a place of its own in a result; everything else goes into `extra`.
 _RESPONSE: Final = frozenset({"choices", "usage", "object"})
@@ -49,11 +57,11 @@ def to_message(response: Mapping[str, Any], model: str) -> GeneratedMessage:
     said = choice.get("message")
     if not isinstance(said, dict):
         raise broken("the answer holds no message", model)
-    text, other_parts = _content(said.get("content"))
+    text, other_parts = content_parts(said.get("content"))
     try:
         calls = said.get("tool_calls")
         message = Message("assistant", text, tool_calls=_tool_calls(calls) if calls else ())
-    except (AttributeError, InvalidMessageError, KeyError, TypeError) as error:
+    except (AttributeError, InvalidMessageError, KeyError, TypeError, ValueError) as error:
         raise broken(f"the answer holds no valid message: {error}", model) from error
     usage, rest = _usage(response)
     if other_parts:
@@ -88,10 +96,20 @@ def to_text(response: Mapping[str, Any], model: str) -> GeneratedText:
 def reported_error(part: Mapping[str, Any], model: str) -> GenerationError | None:
     """Return the error in what an endpoint sends as an answer, or as a piece of one."""
     if not part.get("error") and part.get("object") != "error":
-        return None
+        choices = part.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            return None
+        part = choices[0]
+        if not part.get("error"):
+            return None
     report = read_report(part)
     if report is None:
         return broken("the endpoint reports an error, and not which", model)
+    return error_of(report, model)
+
+
+def error_of(report: ErrorReport, model: str) -> GenerationError:
+    """Return the error of ours for one that an endpoint reports in an answer."""
     return error_class(None, report.codes, report.message)(
         report.message or "the endpoint reports an error",
         provider=PROVIDER,
@@ -105,20 +123,36 @@ def broken(text: str, model: str) -> ResponseError:
     return ResponseError(text, provider=PROVIDER, model=model)
 
 
+def index_of(choice: Mapping[str, Any]) -> int:
+    """Return a choice's number; endpoints that give one choice need not count."""
+    index = choice.get("index")
+    return index if isinstance(index, int) else 0
+
+
+def content_parts(content: Any) -> tuple[Any, list[Any]]:
+    """Return the text of a message, and what is no text among its parts."""
+    if not isinstance(content, list):
+        return content or "", []
+    texts = []
+    others = []
+    for part in content:
+        is_text = isinstance(part, dict) and part.get("type") == "text"
+        if is_text and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(part, str):
+            texts.append(part)
+        else:
+            others.append(part)
+    return "".join(texts), others
+
+
 def _first_choice(response: Mapping[str, Any], model: str) -> Mapping[str, Any]:
     choices = response.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise broken("the answer holds no choices", model)
-    return choices[0]
-
-
-def _content(content: Any) -> tuple[str, list[Any]]:
-    """Return the text of a message, and what is no text among its parts."""
-    if not isinstance(content, list):
-        return content or "", []
-    texts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    others = [part for part in content if part not in texts]
-    return "".join(part["text"] for part in texts), others
+    if len(choices) == 1:
+        return choices[0]
+    return min((choice for choice in choices if isinstance(choice, dict)), key=index_of)
 
 
 def _tool_calls(calls: list[Any]) -> tuple[ToolCall, ...]:

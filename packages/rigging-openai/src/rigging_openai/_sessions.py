@@ -3,25 +3,30 @@
 A loop that shuts down closes the asynchronous generators that run on it, as `asyncio.run`
 does; one that goes on closes those that nobody refers to any more. So each pool is kept by
 one: it ends with its loop, or with the generator that it belongs to, whichever is first.
+Pools of loops that are never shut down, or go on after it, end when they are let go.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import threading
-import urllib.request
 import weakref
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import aiohttp
 
+from rigging_openai._proxies import find_proxy
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-__all__ = ["Pool", "Sessions", "credentials"]
+    from rigging_openai._proxies import Proxy
+
+__all__ = ["Pool", "Sessions"]
 
 
 class Pool:
@@ -39,8 +44,14 @@ class Pool:
         self._connector = aiohttp.TCPConnector(limit=0)
         self.session = self._make_session()
         self.announcing = self._make_session(_announce())
-        self._proxies: dict[str, str | None] = {}
+        self._proxies: dict[tuple[str, str], Proxy | None] = {}  # by scheme and host
         self._contexts: dict[str, ssl.SSLContext] = {}
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, as by the end of its loop."""
+        closed: bool = self._connector.closed
+        return closed
 
     async def close(self) -> None:
         """Close all connections."""
@@ -48,15 +59,12 @@ class Pool:
         await self.announcing.close()
         await self._connector.close()
 
-    def proxy(self, url: str) -> str | None:
+    def proxy(self, url: str) -> Proxy | None:
         """Return the proxy that the environment names for an address; None if there is none."""
-        if url not in self._proxies:
-            parts = urlsplit(url)
-            proxies = urllib.request.getproxies()
-            passed_by = urllib.request.proxy_bypass(parts.netloc)
-            proxy = proxies.get(parts.scheme, proxies.get("all"))
-            self._proxies[url] = None if passed_by else proxy
-        return self._proxies[url]
+        origin = urlsplit(url)[:2]
+        if origin not in self._proxies:
+            self._proxies[origin] = find_proxy(*origin)
+        return self._proxies[origin]
 
     async def tls(self, ca_file: str | None) -> ssl.SSLContext | bool:
         """Return what TLS trusts: the certificates in a file, or what the system does.
@@ -82,42 +90,72 @@ class Pool:
         )
 
 
+class _Kept:
+    """A pool, and the generator that its loop closes it with, if the loop takes any."""
+
+    def __init__(self, pool: Pool, keeper: AsyncGenerator[Pool, None] | None) -> None:
+        self.pool = pool
+        self._keeper = keeper
+
+
 class Sessions:
     """The pools of one generator, one per event loop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_loop: WeakKeyDictionary[
-            asyncio.AbstractEventLoop, tuple[Pool, AsyncGenerator[Pool, None]]
-        ] = WeakKeyDictionary()
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Kept] = WeakKeyDictionary()
 
     async def pool(self) -> Pool:
         """Return the pool of the running loop."""
         loop = asyncio.get_running_loop()
         kept = self._by_loop.get(loop)
-        if kept is None:
-            keeper = _keep(Pool())
-            # Its first step tells the loop about it; nobody else gets in between.
-            kept = (await anext(keeper), keeper)
+        if kept is None or kept.pool.is_closed:
+            pool = Pool()
+            # A loop that has closed one has shut down its generators, and takes no more.
+            keeper = _keeper(pool) if kept is None else None
+            if keeper is not None:
+                await anext(keeper)  # its first step tells the loop; nobody gets in between
+            kept = _Kept(pool, keeper)
             with self._lock:
                 for other in [other for other in self._by_loop if other.is_closed()]:
                     del self._by_loop[other]
                 self._by_loop[loop] = kept
-            weakref.finalize(keeper, _let_go, loop, kept[0])
-        return kept[0]
+            weakref.finalize(kept, _let_go, loop, pool, loop_closes=keeper is not None)
+        return kept.pool
 
 
-async def _keep(pool: Pool) -> AsyncGenerator[Pool, None]:
+async def _keeper(pool: Pool) -> AsyncGenerator[Pool, None]:
     try:
         yield pool
     finally:
         await pool.close()
 
 
-def _let_go(loop: asyncio.AbstractEventLoop, pool: Pool) -> None:
-    """Close what a loop has left open that was never shut down, when the program ends."""
-    if not (pool.session.closed or loop.is_closed() or loop.is_running()):
+def _let_go(loop: asyncio.AbstractEventLoop, pool: Pool, *, loop_closes: bool) -> None:
+    """Close what nobody refers to any more, or what is open when the program ends."""
+    if pool.is_closed:
+        return
+    if loop.is_closed():
+        # Nothing can be waited for, and nothing is: it only says that it is closed.
+        with contextlib.suppress(StopIteration):
+            pool.close().send(None)
+    elif loop.is_running():
+        if not loop_closes:
+            asyncio.run_coroutine_threadsafe(pool.close(), loop)
+    elif not _in_a_loop():
         loop.run_until_complete(pool.close())
+    else:  # two loops cannot run in one thread
+        closing = threading.Thread(target=loop.run_until_complete, args=(pool.close(),))
+        closing.start()
+        closing.join()
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _announce() -> aiohttp.TraceConfig:
@@ -127,10 +165,3 @@ def _announce() -> aiohttp.TraceConfig:
     tracing = aiohttp.TraceConfig()
     tracing.on_request_headers_sent.append(left)
     return tracing
-
-
-def credentials(proxy: str) -> tuple[str, ...]:
-    """Return the user's name and password in a proxy's address, as they may be shown."""
-    parts = urlsplit(proxy)
-    found = (parts.username, parts.password)
-    return tuple(text for given in found if given for text in (given, unquote(given)))

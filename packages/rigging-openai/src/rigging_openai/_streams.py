@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from rigging_openai._results import broken, to_message, to_text
+from rigging_openai._results import broken, content_parts, index_of, to_message, to_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +39,10 @@ class Reader(Protocol[_ResultT_co]):
         """Read an answer that came whole after all."""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether some of the answer has come, text or not."""
+
+    @property
     def has_ended(self) -> bool:
         """Whether the endpoint has said why the answer ends."""
 
@@ -49,27 +54,37 @@ class _ChunkReader:
         self._model = model
         self._response: dict[str, Any] = {}
         self._choice: dict[str, Any] | None = None
+        self._index = 0  # of the choice
 
     @property
     def has_ended(self) -> bool:
         """Whether the endpoint has said why the answer ends."""
-        return self._choice is not None and self._choice.get("finish_reason") is not None
+        return self._choice is not None and "finish_reason" in self._choice
 
     def _take(self, chunk: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Note what stands beside the choice; return the choice."""
         for name, value in chunk.items():
             if name != "choices" and value is not None:
                 self._response[name] = value
-        choices = chunk.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        choice = self._chosen(chunk.get("choices"))
+        if choice is None:
             return None
         if self._choice is None:
             self._choice = {}
-        choice: Mapping[str, Any] = choices[0]
         for name, value in choice.items():
-            if name not in {"delta", "text"} and value is not None:
+            # Some endpoints write an empty reason for the end as long as there is none.
+            if name not in {"delta", "text"} and value is not None and value != "":
                 _add(self._choice, name, value)
         return choice
+
+    def _chosen(self, choices: Any) -> Mapping[str, Any] | None:
+        """Return the choice that is read: of several, the first one that came."""
+        if not isinstance(choices, list):
+            return None
+        found = [choice for choice in choices if isinstance(choice, dict)]
+        if self._choice is None and found:
+            self._index = min(map(index_of, found))
+        return next((choice for choice in found if index_of(choice) == self._index), None)
 
     def _whole_response(self, **said: Any) -> Mapping[str, Any]:
         if self._choice is None:
@@ -83,8 +98,15 @@ class ChatReader(_ChunkReader):
     def __init__(self, model: str) -> None:
         super().__init__(model)
         self._texts: list[str] = []
+        self._parts: list[Any] = []  # of the content, that are no text
         self._message: dict[str, Any] = {}
-        self._calls: dict[Any, dict[str, Any]] = {}  # by their index
+        self._calls: list[dict[str, Any]] = []
+        self._numbered: dict[int, dict[str, Any]] = {}  # the last call of each number
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of the answer has come, text or not."""
+        return bool(self._texts or self._parts or self._calls or self._message.keys() - {"role"})
 
     def piece(self, chunk: Mapping[str, Any]) -> str:
         """Take a chunk; return the text in it."""
@@ -97,9 +119,8 @@ class ChatReader(_ChunkReader):
         for name, value in delta.items():
             if value is None:
                 continue
-            if name == "content" and isinstance(value, str):
-                text = value
-                self._texts.append(value)
+            if name == "content":
+                text = self._take_content(value)
             elif name == "tool_calls" and isinstance(value, list):
                 self._take_calls(value)
             else:
@@ -109,33 +130,47 @@ class ChatReader(_ChunkReader):
     def result(self) -> GeneratedMessage:
         """Put the message together, and what came beside it."""
         message = _joined(self._message)
-        if self._texts:
-            message["content"] = "".join(self._texts)
+        text = "".join(self._texts)
+        message["content"] = [text, *self._parts] if self._parts else text
         if self._calls:
-            message["tool_calls"] = list(map(_joined, self._calls.values()))
+            message["tool_calls"] = list(map(_joined, self._calls))
         return self.whole(self._whole_response(message=message))
 
     def whole(self, response: Mapping[str, Any]) -> GeneratedMessage:
         """Read an answer that came whole after all."""
         return to_message(response, self._model)
 
+    def _take_content(self, content: Any) -> str:
+        text, others = content_parts(content)
+        if not isinstance(text, str):
+            raise broken("the endpoint streamed content that is none", self._model)
+        if text:
+            self._texts.append(text)
+        self._parts += others
+        return text
+
     def _take_calls(self, deltas: list[Any]) -> None:
         for delta in deltas:
             if not isinstance(delta, dict):
                 raise broken("the endpoint streamed a tool call that is none", self._model)
-            call = self._calls.setdefault(self._index(delta), {})
+            call = self._call_of(delta)
             for name, value in delta.items():
                 if name != "index" and value is not None:
                     _add(call, name, value)
 
-    def _index(self, delta: Mapping[str, Any]) -> Any:
-        """Return which call a piece belongs to; some endpoints do not number them."""
+    def _call_of(self, delta: Mapping[str, Any]) -> dict[str, Any]:
+        """Return which call a piece belongs to; some endpoints number them badly, or not."""
         index = delta.get("index")
+        if isinstance(index, int):
+            call = self._numbered.get(index)
+        else:
+            index, call = None, self._calls[-1] if self._calls else None
+        if call is None or _begins_another(call, delta, is_numbered=index is not None):
+            call = {}
+            self._calls.append(call)
         if index is not None:
-            return index
-        last = max(len(self._calls) - 1, 0)
-        is_new = delta.get("id") and self._calls.get(last, delta).get("id") != delta["id"]
-        return len(self._calls) if is_new else last
+            self._numbered[index] = call
+        return call
 
 
 class TextReader(_ChunkReader):
@@ -144,6 +179,11 @@ class TextReader(_ChunkReader):
     def __init__(self, model: str) -> None:
         super().__init__(model)
         self._texts: list[str] = []
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of the text has come."""
+        return any(self._texts)
 
     def piece(self, chunk: Mapping[str, Any]) -> str:
         """Take a chunk; return the text in it."""
@@ -185,6 +225,38 @@ def _add(to: dict[str, Any], name: str, value: Any) -> None:
                 _add(into, inner, more)
     else:
         to[name] = value
+
+
+def _begins_another(
+    call: Mapping[str, Any], delta: Mapping[str, Any], *, is_numbered: bool
+) -> bool:
+    """Tell whether a piece that seems to be of a call begins the next one."""
+    function = _function(delta)
+    ids = (call.get("id"), delta.get("id"))
+    if all(ids):
+        # Some servers make up another one for each piece, but name the function only once.
+        return ids[0] != ids[1] and bool(function.get("name") or not is_numbered)
+    # Where nothing tells two calls apart, one that has all its arguments gets no more.
+    more = function.get("name") and function.get("arguments")
+    return bool(more and _is_complete(_function(call).get("arguments")))
+
+
+def _function(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = call.get("function")
+    return function if isinstance(function, dict) else {}
+
+
+def _is_complete(arguments: Any) -> bool:
+    if not isinstance(arguments, _Pieces):
+        return isinstance(arguments, dict)
+    text = "".join(arguments)
+    if not text.rstrip().endswith("}"):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _joined(value: Any) -> Any:
