@@ -400,7 +400,7 @@ def test_redirects_leave_nothing_behind(make: Make, server: OpenAIServer) -> Non
     async def run() -> int:
         for _ in range(20):
             await ask(generator, "chat")
-        client = await generator._client.get()
+        client = await generator._kept.client()
         return len((await client._sessions.pool())._proxies)
 
     assert asyncio.run(run()) == 1

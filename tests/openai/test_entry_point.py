@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution
+from pathlib import Path
 
 import pytest
 
 import rigging as rg
 import rigging_openai
+from rigging.redaction import _HARMLESS
 from rigging_openai import OpenAIGenerator
 
 
@@ -64,3 +67,33 @@ def test_a_missing_module_is_named_at_the_first_request(missing: str) -> None:
     )
     assert text.startswith(f"openai {missing} ModuleNotFoundError ")
     assert f"`pip install {missing}`" in text
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "openai.md"
+ROWS = re.findall(
+    r"^\| (.+?) \| `(openai![^`]+)` \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("endpoint", "identifier"), ROWS, ids=[row[0] for row in ROWS])
+def test_the_identifiers_of_the_table_of_endpoints_are_right(
+    endpoint: str, identifier: str
+) -> None:
+    generator = rg.get_generator(identifier)
+
+    assert type(generator) is OpenAIGenerator
+    assert generator.to_identifier() == identifier
+    assert (generator.params.api_base is None) == (endpoint == "OpenAI")
+
+
+def test_local_servers_come_first_in_the_table_of_endpoints() -> None:
+    assert len(ROWS) > 12
+    are_local = ["127.0.0.1" in identifier for _, identifier in ROWS]
+    assert are_local == sorted(are_local, reverse=True)
+
+
+def test_what_is_shown_of_headers_and_queries_is_what_the_docs_say() -> None:
+    _, _, section = DOCS.read_text(encoding="utf-8").partition("### Headers and queries that are")
+    names = re.findall(r"`([\w-]+)`", section.partition("\n#")[0])
+
+    assert sorted(name.lower() for name in names) == sorted(_HARMLESS)

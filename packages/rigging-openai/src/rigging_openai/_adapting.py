@@ -62,8 +62,8 @@ class Adapted:
 
     def taken(self, endpoint: Hashable, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments as the endpoint takes them."""
-        left_out = self.left_out(endpoint, arguments)
         renamed = self._renamed.get(endpoint, ())
+        left_out = self.left_out(endpoint, arguments)
         if not left_out and not renamed:
             return arguments
         return {

@@ -118,6 +118,8 @@ def _made(
     if parts.username is not None:
         raise ValueError("api_base holds a user's name, which is no part of an endpoint's address")
     merged = {
+        # All of those that the client would have to add to each request.
+        "Accept": "*/*",
         "Accept-Encoding": "identity",  # answers are small, and unpacking them costs more
         "Content-Type": "application/json",
         "User-Agent": f"rigging-openai/{__version__}",

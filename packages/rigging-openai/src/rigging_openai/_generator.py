@@ -15,9 +15,8 @@ from rigging.error import (
 )
 from rigging.redaction import is_harmless
 from rigging.remote import CHAT_ONLY, RemoteGenerator, each
-from rigging_openai._adapting import Adapted
 from rigging_openai._endpoint import OPENAI, PROVIDER, Endpoint, check_shown, make_endpoint
-from rigging_openai._lazy import LazyClient
+from rigging_openai._kept import Kept
 from rigging_openai._request import Request, request_arguments, streamed, whole
 from rigging_openai._results import to_message, to_text
 from rigging_openai._streams import ChatReader, TextReader
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from rigging.message import Message
     from rigging.params import GenerateParams
     from rigging.result import GeneratedMessage, GeneratedText
-    from rigging_openai._client import Client
+    from rigging_openai._adapting import Adapted
     from rigging_openai._streams import Reader
 
 __all__ = ["OpenAIGenerator"]
@@ -94,9 +93,7 @@ class OpenAIGenerator(RemoteGenerator):
     read_timeout: float | None = Field(default=600.0, gt=0, allow_inf_nan=False)
     max_response_bytes: int = Field(default=2**26, ge=1)
 
-    _client: LazyClient = PrivateAttr(default_factory=LazyClient)
-    _adapted: Adapted = PrivateAttr(default_factory=Adapted)
-    _endpoints: dict[tuple[object, ...], Endpoint] = PrivateAttr(default_factory=dict)
+    _kept: Kept = PrivateAttr(default_factory=Kept)
 
     async def generate_messages(
         self, messages: Sequence[Sequence[Message]], params: Sequence[GenerateParams]
@@ -113,11 +110,12 @@ class OpenAIGenerator(RemoteGenerator):
         Raises:
             MissingDependencyError: If the HTTP client is not installed.
         """
-        client = await self._client.get()
+        kept = self._kept
+        await kept.client()  # if its library is missing, that is not one item's failure
 
         async def one(conversation: Sequence[Message], own: GenerateParams) -> GeneratedMessage:
-            request = self._chat(conversation, own)
-            return await self._ask(client, request, to_message)
+            request = self._chat(kept, conversation, own)
+            return await self._ask(kept, request, to_message)
 
         return await each(one, messages, params)
 
@@ -136,10 +134,11 @@ class OpenAIGenerator(RemoteGenerator):
         Raises:
             MissingDependencyError: If the HTTP client is not installed.
         """
-        client = await self._client.get()
+        kept = self._kept
+        await kept.client()
 
         async def one(text: str, own: GenerateParams) -> GeneratedText:
-            return await self._ask(client, self._completion(text, own), to_text)
+            return await self._ask(kept, self._completion(kept, text, own), to_text)
 
         return await each(one, texts, params)
 
@@ -162,9 +161,9 @@ class OpenAIGenerator(RemoteGenerator):
             GenerationError: If the request failed.
             MissingDependencyError: If the HTTP client is not installed.
         """
-        client = await self._client.get()
-        request = self._chat(messages, params)
-        pieces = self._stream(client, request, lambda: ChatReader(self.model))
+        kept = self._kept
+        request = self._chat(kept, messages, params)
+        pieces = self._stream(kept, request, lambda: ChatReader(self.model))
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
                 yield piece
@@ -185,36 +184,41 @@ class OpenAIGenerator(RemoteGenerator):
             GenerationError: If the request failed.
             MissingDependencyError: If the HTTP client is not installed.
         """
-        client = await self._client.get()
-        request = self._completion(text, params)
-        pieces = self._stream(client, request, lambda: TextReader(self.model))
+        kept = self._kept
+        request = self._completion(kept, text, params)
+        pieces = self._stream(kept, request, lambda: TextReader(self.model))
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
                 yield piece
 
     # -- What is sent --------------------------------------------------------------------
 
-    def _chat(self, conversation: Sequence[Message], own: GenerateParams) -> Request:
+    def _chat(self, kept: Kept, conversation: Sequence[Message], own: GenerateParams) -> Request:
         if not conversation:
             raise InvalidMessageError("the conversation is empty: pass at least one message")
         params = self.params.merge_with(own)
         prompt = {"messages": [message.to_openai() for message in conversation]}
-        return self._request("chat/completions", prompt, params, request_arguments(params))
+        return self._request(kept, "chat/completions", prompt, params, request_arguments(params))
 
-    def _completion(self, text: str, own: GenerateParams) -> Request:
+    def _completion(self, kept: Kept, text: str, own: GenerateParams) -> Request:
         params = self.params.merge_with(own)
         arguments = request_arguments(params)
         without = CHAT_ONLY & arguments.keys()
         if without:
             self.warn_left_out(PROVIDER, without)
         taken = {name: value for name, value in arguments.items() if name not in without}
-        return self._request("completions", {"prompt": text}, params, taken)
+        return self._request(kept, "completions", {"prompt": text}, params, taken)
 
     def _request(
-        self, path: str, prompt: dict[str, Any], params: GenerateParams, arguments: dict[str, Any]
+        self,
+        kept: Kept,
+        path: str,
+        prompt: dict[str, Any],
+        params: GenerateParams,
+        arguments: dict[str, Any],
     ) -> Request:
         return Request(
-            endpoint=self._endpoint(params.api_base),
+            endpoint=self._endpoint(kept, params.api_base),
             path=path,
             model=self.model,
             prompt={"model": self.model, **prompt},
@@ -227,7 +231,7 @@ class OpenAIGenerator(RemoteGenerator):
             announces=self.min_delay_between_requests > 0,
         )
 
-    def _endpoint(self, api_base: str | None) -> Endpoint:
+    def _endpoint(self, kept: Kept, api_base: str | None) -> Endpoint:
         """Return where requests to an address go, and what they carry.
 
         Raises:
@@ -242,7 +246,7 @@ class OpenAIGenerator(RemoteGenerator):
             project = project or os.environ.get("OPENAI_PROJECT_ID")
         key = os.environ.get("OPENAI_API_KEY") if self.api_key is None else self.api_key
         facts = (base, key, organization, project, *self.headers.items(), *self.query.items())
-        endpoint = self._endpoints.get(facts)
+        endpoint = kept.endpoints.get(facts)
         if endpoint is None:
             endpoint = make_endpoint(
                 base,
@@ -254,9 +258,9 @@ class OpenAIGenerator(RemoteGenerator):
                 query=self.query,
                 is_shown=api_base is not None,
             )
-            if len(self._endpoints) == _MOST_ENDPOINTS:
-                self._endpoints.clear()
-            self._endpoints[facts] = endpoint
+            if len(kept.endpoints) == _MOST_ENDPOINTS:
+                kept.endpoints.clear()
+            kept.endpoints[facts] = endpoint
         if endpoint.base == OPENAI and not endpoint.has_key:
             raise AuthenticationError(
                 "OpenAI wants a key: set OPENAI_API_KEY, or give api_key; for another endpoint, "
@@ -269,13 +273,11 @@ class OpenAIGenerator(RemoteGenerator):
     # -- Sending it ----------------------------------------------------------------------
 
     async def _ask(
-        self,
-        client: Client,
-        request: Request,
-        read: Callable[[Mapping[str, Any], str], _ResultT],
+        self, kept: Kept, request: Request, read: Callable[[Mapping[str, Any], str], _ResultT]
     ) -> _ResultT:
         """Send one request and read its answer."""
-        body = self._body(request, stream=False)
+        client, adapted = await kept.client(), kept.adapted
+        body = self._body(adapted, request, stream=False)
 
         async def attempt(left: Left) -> _ResultT:
             return await client.ask(request, body, left, read)
@@ -284,16 +286,17 @@ class OpenAIGenerator(RemoteGenerator):
             try:
                 return await self.limiter.run(attempt, self.limits, endpoint=request.key)
             except BadRequestError as error:
-                self._adapted.learn(request.kind, error.__cause__, request.arguments)
-                refused, body = body, self._body(request, stream=False)
+                adapted.learn(request.kind, error.__cause__, request.arguments)
+                refused, body = body, self._body(adapted, request, stream=False)
                 if body == refused:
                     raise
 
     async def _stream(
-        self, client: Client, request: Request, make_reader: Callable[[], Reader[_ResultT]]
+        self, kept: Kept, request: Request, make_reader: Callable[[], Reader[_ResultT]]
     ) -> AsyncGenerator[str | _ResultT, None]:
         """Send one request and read its answer as it comes."""
-        body = self._body(request, stream=True)
+        client, adapted = await kept.client(), kept.adapted
+        body = self._body(adapted, request, stream=True)
 
         def attempt(left: Left) -> AsyncGenerator[str | _ResultT, None]:
             return client.stream(request, body, left, make_reader())
@@ -310,20 +313,20 @@ class OpenAIGenerator(RemoteGenerator):
             except BadRequestError as error:
                 if has_begun:  # an error within the answer is no refusal of the request
                     raise
-                asked_for_usage = self._adapted.reports_usage(request.kind)
-                self._adapted.learn(request.kind, error.__cause__, request.arguments)
-                refused, body = body, self._body(request, stream=True)
+                asked_for_usage = adapted.reports_usage(request.kind)
+                adapted.learn(request.kind, error.__cause__, request.arguments)
+                refused, body = body, self._body(adapted, request, stream=True)
                 if body == refused:
                     if goes_without_usage:
-                        self._adapted.ask_for_usage(request.kind)
+                        adapted.ask_for_usage(request.kind)
                     raise
-                goes_without_usage |= asked_for_usage > self._adapted.reports_usage(request.kind)
+                goes_without_usage |= asked_for_usage > adapted.reports_usage(request.kind)
             else:
                 return
 
-    def _body(self, request: Request, *, stream: bool) -> dict[str, Any]:
+    def _body(self, adapted: Adapted, request: Request, *, stream: bool) -> dict[str, Any]:
         """Return the body of a request as its endpoint takes it, as far as is known."""
-        key, adapted = request.kind, self._adapted
+        key = request.kind
         left_out = adapted.left_out(key, request.arguments)
         if left_out:
             self.warn_left_out(PROVIDER, left_out)

@@ -1,4 +1,4 @@
-"""The HTTP client, made when the first request needs it."""
+"""What a generator keeps from one request to the next."""
 
 from __future__ import annotations
 
@@ -6,22 +6,33 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from rigging.error import MissingDependencyError
+from rigging_openai._adapting import Adapted
 from rigging_openai._endpoint import PROVIDER
 
 if TYPE_CHECKING:
     from rigging_openai._client import Client
+    from rigging_openai._endpoint import Endpoint
 
-__all__ = ["LazyClient"]
+__all__ = ["Kept"]
 
 
-class LazyClient:
-    """A client whose library is imported in a thread, since that takes a while."""
+class Kept:
+    """The HTTP client, endpoints, and what they were found not to take.
+
+    In one object, because pydantic takes its time to find a private attribute of a model.
+
+    Attributes:
+        adapted: What is known of each endpoint and model.
+        endpoints: By what was given for them.
+    """
 
     def __init__(self) -> None:
         self._client: Client | None = None
+        self.adapted = Adapted()
+        self.endpoints: dict[tuple[object, ...], Endpoint] = {}
 
-    async def get(self) -> Client:
-        """Return the client.
+    async def client(self) -> Client:
+        """Return the HTTP client, whose library is imported in a thread: that takes a while.
 
         Raises:
             MissingDependencyError: If its library, or something that it imports, is missing.
@@ -31,8 +42,8 @@ class LazyClient:
             self._client = self._client or made  # others may have waited, too
         return self._client
 
-    def __deepcopy__(self, memo: dict[int, object]) -> LazyClient:
-        return LazyClient()
+    def __deepcopy__(self, memo: dict[int, object]) -> Kept:
+        return Kept()
 
 
 def _make_client() -> Client:

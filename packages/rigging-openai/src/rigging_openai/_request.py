@@ -6,8 +6,7 @@ them, and whatever an endpoint knows under a name can be said there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rigging.error import BadRequestError
 from rigging_openai._endpoint import PROVIDER
@@ -38,8 +37,7 @@ _RESERVED: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request, however its answer comes, and however often it is sent.
 
     Attributes:

@@ -15,7 +15,7 @@ from rigging.result import GeneratedMessage, GeneratedText, StopReason, Usage
 from rigging_openai._endpoint import PROVIDER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from rigging.error import GenerationError
@@ -37,7 +37,7 @@ _MESSAGE: Final = frozenset({"role", "content", "tool_calls"})
 
 _ALL: Final[frozenset[str]] = frozenset()
 
-# What endpoints write where they have nothing to say.
+# What endpoints write where they have nothing to say; 0 and false do say something.
 _NOTHING: Final[tuple[object, ...]] = (None, "", [], {})
 
 _USAGE: Final[Mapping[str, str]] = {
@@ -180,7 +180,7 @@ def _usage(response: Mapping[str, Any]) -> tuple[Usage | None, dict[str, Any]]:
     reported = response.get("usage")
     if not isinstance(reported, dict):
         return None, {}
-    counts = {_USAGE.get(name, name): value for name, value in _extra((reported, _ALL)).items()}
+    counts = {_USAGE.get(name, name): value for name, value in _said(reported, _ALL)}
     if not counts.get("input_tokens") and not counts.get("output_tokens"):
         return None, {}
     try:
@@ -190,14 +190,18 @@ def _usage(response: Mapping[str, Any]) -> tuple[Usage | None, dict[str, Any]]:
 
 
 def _extra(*parts: tuple[Mapping[str, Any], AbstractSet[str]]) -> dict[str, Any]:
-    """Return what parts of an answer hold beyond what is known of each, and says something."""
-    return {
-        name: kept
-        for part, known in parts
-        for name, value in part.items()
-        if name not in known
-        and (kept := _without_none(value) if isinstance(value, dict) else value) not in _NOTHING
-    }
+    """Return what parts of an answer hold beyond what is known of each."""
+    return {name: value for part, known in parts for name, value in _said(part, known)}
+
+
+def _said(part: Mapping[str, Any], known: AbstractSet[str]) -> Iterator[tuple[str, Any]]:
+    """Yield what a part of an answer holds beyond what is known of it, and says something."""
+    for name, value in part.items():
+        if name in known:
+            continue
+        kept = _without_none(value) if isinstance(value, dict) else value
+        if kept or kept not in _NOTHING:
+            yield name, kept
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
