@@ -13,6 +13,7 @@ from tests.support.openai_server import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from rigging_openai import OpenAIGenerator
     from tests.support.openai_server import OpenAIServer
@@ -414,7 +415,25 @@ def test_what_orjson_declines_is_read_all_the_same(
     named = text % ("message" if way == "whole" else "delta")
     reply = Reply(named) if way == "whole" else Reply(events=[f"data: {named}\n\n"])
 
-    assert answer(make, server, way, reply).last.text == "a\ud800"
+    assert answer(make, server, way, reply).last.text == "a\ufffd"
+
+
+def test_half_a_character_and_an_absurd_count_can_be_stored(
+    make: Make, server: OpenAIServer, tmp_path: Path
+) -> None:
+    usage = f'{{"prompt_tokens": 1{"0" * 400}}}'
+    text = (
+        '{"choices": [{"message": {"content": "a\\ud83d"}, "\\udc00": "\\ud83d\\ude00"}], "usage": '
+    )
+    server.usual = Reply(f"{text}{usage}}}")
+    pipeline = make().chat()
+
+    for _ in range(2):
+        (chat,) = asyncio.run(pipeline.run_batch(["Hi"], checkpoint=tmp_path / "run.db"))
+
+    assert chat.last.text == "a\ufffd"
+    assert chat.extra["\ufffd"] == "😀"
+    assert len(server.requests) == 1
 
 
 # -- Streams -----------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def encode(value: object) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """Return the value that JSON stands for.
+    """Return the value that JSON stands for; half a character becomes U+FFFD.
 
     Raises:
         ValueError: If ``data`` is no JSON, or nested too deep.
@@ -45,12 +45,17 @@ def decode(data: bytes) -> Any:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
         try:
-            value = json.loads(data)
+            value = json.loads(_without_halves(json.dumps(json.loads(data), ensure_ascii=False)))
         except RecursionError as error:
             raise ValueError("nested too deep") from error
     if data.count(b"[") + data.count(b"{") > _DEEPEST and _depth(data) > _DEEPEST:
         raise ValueError("nested too deep")
     return value
+
+
+def _without_halves(text: str) -> str:
+    """Return a text without halves of characters, which no file and no other program takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _depth(data: bytes) -> int:
