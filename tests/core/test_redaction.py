@@ -101,6 +101,7 @@ def test_a_report_is_cleaned_part_by_part() -> None:
         "X-Amz-Security-Token",
         "Proxy-Authorization",
         "client_secret",
+        "Cookie",
     ],
 )
 def test_a_secrets_name_is_known(name: str) -> None:

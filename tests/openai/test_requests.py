@@ -229,6 +229,20 @@ def test_what_is_assigned_holds_from_the_next_request_on(make: Make, server: Ope
     assert headers_of(server)["x-a"] == "b"
 
 
+def test_a_header_that_becomes_a_query_is_one(make: Make, server: OpenAIServer) -> None:
+    generator = make(headers={"X-A": "b"})
+
+    async def both() -> None:
+        await generator.chat("Hi").run()
+        generator.headers, generator.query = generator.query, generator.headers
+        await generator.chat("Hi").run()
+
+    asyncio.run(both())
+
+    assert "x-a" not in headers_of(server)
+    assert server.requests[-1].query == {"X-A": "b"}
+
+
 # -- What the endpoint does not take -----------------------------------------------------
 
 NEWER = error_body(

@@ -173,6 +173,23 @@ def test_tool_calls_are_read_and_can_be_answered(
         ),
         pytest.param(
             [
+                {"tool_calls": [{"index": 0, **begun(CALLS[0])}]},
+                {
+                    "tool_calls": [
+                        {
+                            "index": 0,
+                            "id": "",
+                            "type": "",
+                            "function": {"name": "", "arguments": '{"a": 1, "b": 2}'},
+                        }
+                    ]
+                },
+                {"tool_calls": [{"index": 1, **CALLS[1]}]},
+            ],
+            id="empty-where-nothing-is-new",
+        ),
+        pytest.param(
+            [
                 {"tool_calls": [{"index": index, **call}]}
                 for index, call in zip("ab", CALLS, strict=True)
             ],

@@ -97,6 +97,23 @@ def test_what_is_not_known_to_be_harmless_is_sent_and_not_shown(
     assert getattr(again, field) == {"api-version": "1"}
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "repeated"),
+    [
+        ("Authorization", "Basic abcd", "abcd"),
+        ("Cookie", "session=0123456789; theme=dark", "0123456789"),
+        ("Authorization", "AWS4-HMAC-SHA256 Credential=0123456789, Signature=9", "0123456789"),
+    ],
+)
+def test_a_part_of_a_header_that_an_endpoint_repeats_reaches_no_error(
+    make: Make, server: OpenAIServer, header: str, value: str, repeated: str
+) -> None:
+    server.usual = Reply(error_body(f"not {repeated}, sorry"), 403)
+
+    with pytest.raises(rg.error.PermissionDeniedError, match=r"not \*\*\*, sorry"):
+        asyncio.run(ask(make(headers={header: value}), "chat"))
+
+
 def test_a_short_value_of_a_header_does_not_garble_errors(make: Make, server: OpenAIServer) -> None:
     server.usual = Reply(error_body("no such product in the eu"), 400)
     headers = {"X-Environment": "prod", "X-Where": "eu", "X-Provider": "openai"}

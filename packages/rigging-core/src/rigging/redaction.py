@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Redactor", "is_harmless", "is_secret", "without_secrets"]
 
-_SECRET_WORDS: Final = ("authorization", "credential", "password", "secret")
+_SECRET_WORDS: Final = ("authorization", "cookie", "credential", "password", "secret")
 _SECRET_ENDINGS: Final = (
     "apikey",
     "accesskey",

@@ -258,7 +258,8 @@ async def _pieces(
                     if is_done:
                         break
                     if event.name == _ERROR:
-                        report = parse_report(_text(data), _redactor(request, pool))
+                        said = data.decode("utf-8", errors="replace")
+                        report = parse_report(said, _redactor(request, pool))
                         raise error_of(report, request.model)
                     if not data:
                         continue
@@ -286,10 +287,6 @@ async def _object(response: aiohttp.ClientResponse, request: Request) -> Mapping
         text = f"the answer is no JSON, but {response.content_type}"
         raise broken(text, request.model) from error
     return _checked(answer, request.model)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", errors="replace")
 
 
 def _chunk(data: bytes, model: str) -> Mapping[str, Any]:

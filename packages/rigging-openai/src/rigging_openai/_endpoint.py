@@ -41,6 +41,7 @@ _OWN_HEADERS: Final = frozenset(
 
 # What would end a header's line, or begin another request.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_PARTS: Final = re.compile(r"[\s;,=]+")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -182,12 +183,12 @@ def _split(address: str) -> SplitResult | None:
 
 def _secret_parts(name: str, value: str) -> Iterator[str]:
     """Yield what must not be shown of the value of a header, or of a name in a query."""
-    if is_secret(name) or len(value) >= _SHORTEST_UNNAMED:
-        yield value
-        scheme, _, credentials = value.partition(" ")
-        # The scheme, "Bearer" or "Basic", is no secret, and endpoints repeat the rest alone.
-        if scheme.isalpha() and len(credentials) >= _SHORTEST_UNNAMED:
-            yield credentials
+    # Endpoints repeat a key without its scheme, and one cookie out of several.
+    parts = [value, value.partition(" ")[2]]
+    if is_secret(name):
+        yield from parts
+        parts = _PARTS.split(value)
+    yield from (part for part in parts if len(part) >= _SHORTEST_UNNAMED)
 
 
 def _clean(what: str, text: str) -> str:

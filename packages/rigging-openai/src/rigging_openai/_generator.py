@@ -245,7 +245,9 @@ class OpenAIGenerator(RemoteGenerator):
             organization = organization or os.environ.get("OPENAI_ORG_ID")
             project = project or os.environ.get("OPENAI_PROJECT_ID")
         key = os.environ.get("OPENAI_API_KEY") if self.api_key is None else self.api_key
-        facts = (base, key, organization, project, *self.headers.items(), *self.query.items())
+        is_shown = api_base is not None
+        headers, query = self.headers.items(), self.query.items()
+        facts = (base, is_shown, key, organization, project, *headers, None, *query)
         endpoint = kept.endpoints.get(facts)
         if endpoint is None:
             endpoint = make_endpoint(
@@ -256,7 +258,7 @@ class OpenAIGenerator(RemoteGenerator):
                 project=project,
                 headers=self.headers,
                 query=self.query,
-                is_shown=api_base is not None,
+                is_shown=is_shown,
             )
             if len(kept.endpoints) == _MOST_ENDPOINTS:
                 kept.endpoints.clear()
@@ -320,7 +322,8 @@ class OpenAIGenerator(RemoteGenerator):
                     if goes_without_usage:
                         adapted.ask_for_usage(request.kind)
                     raise
-                goes_without_usage |= asked_for_usage > adapted.reports_usage(request.kind)
+                if asked_for_usage and not adapted.reports_usage(request.kind):
+                    goes_without_usage = True
             else:
                 return
 

@@ -90,7 +90,7 @@ class Pool:
         )
 
 
-class _Kept:
+class _Entry:
     """A pool, and the generator that its loop closes it with, if the loop takes any."""
 
     def __init__(self, pool: Pool, keeper: AsyncGenerator[Pool, None] | None) -> None:
@@ -103,7 +103,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Kept] = WeakKeyDictionary()
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Entry] = WeakKeyDictionary()
 
     async def pool(self) -> Pool:
         """Return the pool of the running loop."""
@@ -115,7 +115,7 @@ class Sessions:
             keeper = _keeper(pool) if kept is None else None
             if keeper is not None:
                 await anext(keeper)  # its first step tells the loop; nobody gets in between
-            kept = _Kept(pool, keeper)
+            kept = _Entry(pool, keeper)
             with self._lock:
                 for other in [other for other in self._by_loop if other.is_closed()]:
                     del self._by_loop[other]

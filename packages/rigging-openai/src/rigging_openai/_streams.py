@@ -223,7 +223,7 @@ def _add(to: dict[str, Any], name: str, value: Any) -> None:
         for inner, more in value.items():
             if more is not None:
                 _add(into, inner, more)
-    else:
+    elif value != "" or known is None:  # some endpoints write nothing where nothing is new
         to[name] = value
 
 
