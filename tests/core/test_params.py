@@ -108,10 +108,10 @@ def test_params_do_not_change() -> None:
 
 
 def test_secrets_in_extra_are_sent_and_neither_shown_nor_dumped() -> None:
-    headers = {"Authorization": "hunter2", "X-Trace": "1"}
+    headers = {"Authorization": "hunter2", "X-Title": "1"}
     extra = {"user": "bob", "api_key": "hunter2", "extra_headers": headers, "eos_token": "</s>"}
     params = rg.GenerateParams(temperature=1, extra=extra)
-    public = {"user": "bob", "extra_headers": {"X-Trace": "1"}, "eos_token": "</s>"}
+    public = {"user": "bob", "extra_headers": {"X-Title": "1"}, "eos_token": "</s>"}
 
     assert params.to_dict() == {"temperature": 1.0, **extra}
     assert repr(params) == f"GenerateParams(temperature=1.0, extra={public})"
