@@ -135,16 +135,25 @@ def test_a_key_with_a_line_break_is_refused_and_not_shown(
     assert KEY not in shown(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Authorization", "Basic abcd1234"),
+        ("Helicone-Auth", "Bearer abcd1234"),
+        ("Ocp-Apim-Subscription-Key", "abcd1234"),
+        ("X-Nobody-Knows", "abcd1234"),
+    ],
+)
 def test_a_key_in_a_header_of_the_callers_own_reaches_no_error(
-    make: Make, server: OpenAIServer
+    make: Make, server: OpenAIServer, header: str, value: str
 ) -> None:
     server.usual = Reply(error_body("not abcd1234"), 401)
-    headers = {"Authorization": "Basic abcd1234"}
 
     with pytest.raises(rg.error.AuthenticationError, match=r"not \*\*\*") as caught:
-        asyncio.run(make(extra={"extra_headers": headers}).chat("Hi").run())
+        asyncio.run(make(extra={"extra_headers": {header: value}}).chat("Hi").run())
 
-    assert server.requests[0].headers["Authorization"] == "Basic abcd1234"
+    sent = {name.lower(): text for name, text in server.requests[0].headers.items()}
+    assert sent[header.lower()] == value
     assert "abcd1234" not in shown(caught.value)
 
 

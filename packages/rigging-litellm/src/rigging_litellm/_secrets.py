@@ -6,12 +6,17 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from rigging.redaction import is_harmless, is_secret
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["keys_of"]
 
-_KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+# Headers of the SDK's and of the HTTP client's own.
+_OWN_HEADERS: Final = re.compile(r"x-stainless-|(?:connection|content-length|host)$")
+# What is under no known name of a secret, and is one all the same, is not so short.
+_SHORTEST_UNNAMED: Final = 8  # characters
 _KEY_VARIABLE: Final = re.compile(r"_(?:API_?KEY|TOKEN)$")
 
 
@@ -27,5 +32,14 @@ def _keys_sent(link: BaseException) -> set[str]:
         headers: Any = getattr(getattr(link, "request", None), "headers", None) or {}
     except RuntimeError:  # httpx: the request was never set
         return set()
+    return {key for name, value in headers.items() for key in _keys_in(name.lower(), value)}
+
+
+def _keys_in(name: str, value: str) -> list[str]:
     # The scheme before a key, "Bearer" or "Basic", is no secret.
-    return {headers[name].rpartition(" ")[2] for name in _KEY_HEADERS if name in headers}
+    parts = [value, value.rpartition(" ")[2]]
+    if is_secret(name):
+        return parts
+    if is_harmless(name) or _OWN_HEADERS.match(name):
+        return []
+    return [part for part in parts if len(part) >= _SHORTEST_UNNAMED]

@@ -82,9 +82,12 @@ class _ChunkReader:
         if not isinstance(choices, list):
             return None
         found = [choice for choice in choices if isinstance(choice, dict)]
-        if self._choice is None and found:
-            self._index = min(map(index_of, found))
-        return next((choice for choice in found if index_of(choice) == self._index), None)
+        if self._choice is None:
+            self._index = min(map(index_of, found), default=0)
+        for choice in found:
+            if index_of(choice) == self._index:
+                return choice
+        return None
 
     def _whole_response(self, **said: Any) -> Mapping[str, Any]:
         if self._choice is None:
