@@ -157,19 +157,19 @@ def check_shown(api_base: str) -> None:
         ValueError: If it holds a user's name, or in its query what may be a key. The text
             shows no value.
     """
-    parts = _split(api_base)
-    if parts is None:
-        return  # no request can be built of it, which says more
-    if parts.username is not None:
+    # Not by a parser, which refuses some addresses; those are shown as well.
+    address, _, query = api_base.partition("#")[0].partition("?")
+    if "@" in address.rpartition("://")[2].partition("/")[0]:
         raise ValueError(
             "api_base holds a user's name: it would be shown. Give the header instead: "
             'headers={"Authorization": "Basic …"}'
         )
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+    for name, value in parse_qsl(query, keep_blank_values=True):
         if not is_harmless(name):
+            shown = repr(name) if value else "something"  # a key may stand there alone
             raise ValueError(
-                f"api_base holds {name!r} in its query: if that is a secret, it would be shown. "
-                f"Give the query instead: query={{{name!r}: …}}"
+                f"api_base holds {shown} in its query: if that is a secret, it would be shown. "
+                f"Give the generator's query instead"
             )
 
 
