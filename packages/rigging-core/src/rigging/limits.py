@@ -76,6 +76,8 @@ class Limits:
     max_retries: int = 5
 
     def __post_init__(self) -> None:
+        if self.max_connections >= 0 and self.min_delay_s >= 0 and self.max_retries >= 0:
+            return  # at once: there is one of these for each request
         for name in self.__slots__:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
