@@ -324,6 +324,34 @@ def test_a_mapping_that_was_emptied_is_written_so() -> None:
         assert rg.get_generator("full!m,table={}") == Full(model="m", table={})
 
 
+@pytest.mark.parametrize(
+    ("options", "table", "written"),
+    [
+        pytest.param("table.b=./b,table.a=1", {"a": "1", "b": "./b"}, "table.a=1,table.b=./b"),
+        pytest.param("table.a=true", {"a": "true"}, "table.a=true"),
+        pytest.param('table.a=["x"%2C null ]', {"a": '["x", null ]'}, 'table.a=["x"%2C null ]'),
+        pytest.param("table.a=base64:MQ==", {"a": "base64:MQ=="}, "table.a=base64:MQ=="),
+        pytest.param("table.a=%20x%2541", {"a": " x%41"}, "table.a=%20x%2541"),
+        pytest.param('table={"a":"1"}', {"a": "1"}, "table.a=1"),
+        pytest.param("table.token=x,table.a=y", {"token": "x", "a": "y"}, "table.a=y"),
+    ],
+    ids=["two", "bool", "json", "base64", "encoded", "whole", "secret"],
+)
+def test_the_parts_of_a_mapping_to_texts_are_texts(
+    options: str, table: dict[str, str], written: str
+) -> None:
+    class Texts(rg.Generator):
+        table: dict[str, str] = {}
+
+    with rg.register_generator("texts", Texts):
+        generator = rg.get_generator(f"texts!m,{options}")
+
+        assert isinstance(generator, Texts)
+        assert generator.table == table
+        assert generator.to_identifier() == f"texts!m,{written}"
+        assert rg.get_generator(f"texts!m,{written}").to_identifier() == f"texts!m,{written}"
+
+
 def test_a_field_of_the_class_hides_the_parameter_of_its_name() -> None:
     with rg.register_generator("all-kinds", AllKinds):
         generator = rg.get_generator("all-kinds!m,seed=1,params.seed=2")

@@ -37,7 +37,13 @@ ROWS: list[tuple[str, str, dict[str, Any], str]] = [
         'vllm!m,lora_modules={"sql":"./sql"},compilation_config={"mode":0}',
         "m",
         {"lora_modules": {"sql": "./sql"}, "compilation_config": {"mode": 0}},
-        'vllm!m,lora_modules={"sql":"./sql"},compilation_config={"mode":0}',
+        'vllm!m,lora_modules.sql=./sql,compilation_config={"mode":0}',
+    ),
+    (
+        "vllm!m,lora_modules.sql=./sql,lora_modules.7=007",
+        "m",
+        {"lora_modules": {"sql": "./sql", "7": "007"}},
+        "vllm!m,lora_modules.7=007,lora_modules.sql=./sql",
     ),
 ]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from rigging._fields import Option, options_of, takes_more
 from rigging._text import nearest
 from rigging.error import InvalidGeneratorError, InvalidIdentifierError, InvalidParamsError
-from rigging.identifier import Identifier, decode_any, is_provider_name
+from rigging.identifier import Identifier, is_provider_name
 from rigging.params import GenerateParams
 from rigging.plugins import manager
 from rigging.registry import registry
@@ -99,7 +99,7 @@ def _read_options(parsed: Identifier, cls: type[Model], provider: str) -> _Optio
             if place.part is None:
                 target[name] = place.option.read(raw)
             else:
-                target.setdefault(name, {})[place.part] = decode_any(raw)
+                target.setdefault(name, {})[place.part] = place.option.read_part(raw)
         except ValueError as error:  # of the codec
             raise parsed.error(f"{key}: {error}", key) from None
         options.places[key] = place

@@ -45,6 +45,7 @@ class Option(NamedTuple):
     nullable: bool = False
     secret: bool = False
     has_names: bool = False  # it may be a mapping of names, and a name may be a secret's
+    has_texts: bool = False  # it is a mapping to texts, whatever they look like
 
     def read(self, raw: str) -> Any:
         """Decode a value; pydantic then converts it.
@@ -62,6 +63,14 @@ class Option(NamedTuple):
             case "mapping" | "any":
                 return decode_any(raw)
 
+    def read_part(self, raw: str) -> Any:
+        """Decode one part of a mapping.
+
+        Raises:
+            ValueError: If ``raw`` is not decodable.
+        """
+        return decode_text(raw) if self.has_texts else decode_any(raw)
+
     def public(self, value: Any) -> Any:
         """Return a value without the secrets that stand in a mapping."""
         return without_secrets(value) if self.has_names and isinstance(value, dict) else value
@@ -74,7 +83,8 @@ class Option(NamedTuple):
         # No key can end with the dot.
         if not public or "" in public:
             return {self.field: self._write_whole(public)}
-        return {f"{self.field}.{name}": encode_any(public[name]) for name in sorted(public)}
+        encode = encode_text if self.has_texts else encode_any
+        return {f"{self.field}.{name}": encode(public[name]) for name in sorted(public)}
 
     def _write_whole(self, value: Any) -> str:
         if value is None:
@@ -168,15 +178,16 @@ def _option(name: str, field: FieldInfo) -> Option:
     secret = field.exclude is True or any(branch.get("writeOnly") for branch in values)
     nullable = len(values) < len(branches)
     kind = _kind(values, schema, nullable=nullable)
-    return Option(name, kind, nullable, secret, any(map(_has_names, values)))
+    has_texts = kind == "mapping" and values[0]["additionalProperties"] is not True
+    return Option(name, kind, nullable, secret, any(map(_has_names, values)), has_texts)
 
 
 def _kind(branches: list[dict[str, Any]], schema: dict[str, Any], *, nullable: bool) -> _Kind:
     if len(branches) != 1:
         return "any"
     (branch,) = branches
-    # Of values that can be anything: a part's text would not be converted to their type.
-    if not nullable and _has_names(branch) and branch["additionalProperties"] is True:
+    # Of anything or of texts: a part's text would not be converted to another type.
+    if not nullable and _has_names(branch):
         return "mapping"
     if _is_scalar(branch):
         return "text"
