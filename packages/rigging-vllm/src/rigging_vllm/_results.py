@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rigging.result import StopReason, Usage
+from rigging.result import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,14 +21,14 @@ def text_of(output: Any) -> str:
 def facts(output: Any) -> dict[str, Any]:
     """Return stop reason, usage and extra, as the results' classes take them."""
     completion = output.outputs[0]
-    cached = output.num_cached_tokens
+    tokens = {
+        "input_tokens": len(output.prompt_token_ids or ()),
+        "output_tokens": len(completion.token_ids),
+        "cached_tokens": output.num_cached_tokens,
+    }
     return {
-        "stop_reason": StopReason(completion.finish_reason),
-        "usage": Usage(
-            input_tokens=len(output.prompt_token_ids or ()),
-            output_tokens=len(completion.token_ids),
-            **({} if cached is None else {"cached_tokens": cached}),
-        ),
+        "stop_reason": completion.finish_reason,  # which pydantic reads
+        "usage": Usage(**_known(tokens)),
         "extra": _extra(output, completion),
     }
 
@@ -41,6 +41,10 @@ def _extra(output: Any, completion: Any) -> dict[str, Any]:
         "logprobs": _logprobs(completion.logprobs),
         "prompt_logprobs": _logprobs(output.prompt_logprobs),
     }
+    return _known(values)
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
