@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rigging.error import BadRequestError
@@ -72,7 +73,16 @@ def lora_request(params: GenerateParams, adapters: Mapping[str, str]) -> Any:
             f"no LoRA adapter is named {name!r} ({known}): name it in lora_modules"
         )
     cls = importlib.import_module("vllm.lora.request").LoRARequest
-    path = adapters[name]
+    path = _located(adapters[name])
     # vLLM tells adapters apart by a number, whoever else uses the engine.
     digest = hashlib.blake2b(f"{name}\0{path}".encode(), digest_size=4).digest()
     return cls(name, (int.from_bytes(digest) >> 1) or 1, path)
+
+
+def _located(adapter: str) -> str:
+    """Return the whole path of a directory: the engine's process may run in another one."""
+    try:
+        path = Path(adapter).expanduser().resolve()
+        return str(path) if path.exists() else adapter
+    except (OSError, RuntimeError, ValueError):  # too long, or nobody's home
+        return adapter
