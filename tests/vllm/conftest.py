@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from rigging import GenerateParams
 from rigging_vllm import VLLMGenerator
 from tests.support.gpu import pytest_runtest_setup, pytest_terminal_summary
 from tests.support.lora_adapter import make_lora_adapter
@@ -78,3 +80,25 @@ def llm(tiny_model: Path) -> Any:
 def engine_processes() -> list[multiprocessing.process.BaseProcess]:
     """Return vLLM's processes that run below this one."""
     return [child for child in multiprocessing.active_children() if child.name == "EngineCore"]
+
+
+def in_forked_child(generator: VLLMGenerator) -> str:
+    """Return what a child that is forked from this process is told when it asks for an answer."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            params = GenerateParams(max_tokens=4)
+            (result,) = asyncio.run(
+                asyncio.wait_for(generator.generate_texts(["One"], [params]), 10)
+            )
+            os.write(write, str(result).encode())
+        except BaseException as error:  # noqa: BLE001 (nothing of pytest may go on here)
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, encoding="utf-8") as told:
+        text = told.read()
+    os.waitpid(child, 0)
+    return text

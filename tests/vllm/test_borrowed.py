@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 import pickle
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import rigging as rg
 from rigging.error import UnsupportedParameterWarning
 from rigging_vllm import VLLMGenerator
-from tests.vllm.conftest import MAX_MODEL_LEN
+from tests.vllm.conftest import MAX_MODEL_LEN, in_forked_child
 
 GREEDY = rg.GenerateParams(temperature=0, max_tokens=8)
 ENDLESS = rg.GenerateParams(extra={"ignore_eos": True})
@@ -100,6 +101,25 @@ def test_something_else_than_an_engine_is_refused(llm: object) -> None:
         VLLMGenerator.from_obj("mine", llm)
 
 
+def test_an_adapter_is_known_by_its_path_whoever_has_loaded_others(
+    mine: VLLMGenerator, shared: VLLMGenerator
+) -> None:
+    noisy = GREEDY.merge_with(rg.GenerateParams(extra={"lora": "noisy"}))
+    other = GREEDY.merge_with(rg.GenerateParams(extra={"lora": "other"}))
+    assert isinstance(ask(shared, "One", params=noisy)[0], rg.GeneratedText)
+    mine.lora_modules = {"other": "/no/where"}
+
+    (result,) = ask(mine, "One", params=other)
+
+    assert isinstance(result, rg.error.RiggingError)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_child_is_told_that_the_engine_is_not_its_own(mine: VLLMGenerator) -> None:
+    assert in_forked_child(mine).startswith("this process was forked from the one that has the")
+    assert isinstance(ask(mine, "One")[0], rg.GeneratedText)
+
+
 # -- An engine in this process -----------------------------------------------------------
 
 
@@ -130,6 +150,20 @@ def test_a_step_that_fails_fails_all_requests(llm: Any, monkeypatch: pytest.Monk
         assert "out of luck" in str(result)
         assert isinstance(result.__cause__, RuntimeError)
     llm.wait_for_completion(use_tqdm=False)
+    assert isinstance(ask(mine, "One")[0], rg.GeneratedText)
+
+
+def test_a_batch_that_cannot_be_made_fails_its_requests(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = VLLMGenerator.from_obj("mine", llm)
+    with monkeypatch.context() as patch:
+        patch.setattr(llm, "get_tokenizer", lambda: 1 / 0)
+        results = ask(mine, "One", "Two")
+
+    for result in results:
+        assert isinstance(result, rg.error.ProviderServerError)
+        assert isinstance(result.__cause__, ZeroDivisionError)
     assert isinstance(ask(mine, "One")[0], rg.GeneratedText)
 
 

@@ -11,13 +11,17 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import pydantic
 import pytest
 
 import rigging as rg
 from rigging_vllm import VLLMGenerator
-from tests.vllm.conftest import SMALL, engine_processes
+from rigging_vllm._request import Request
+from rigging_vllm._ticket import Ticket
+from tests.vllm.conftest import SMALL, engine_processes, in_forked_child
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 GREEDY = rg.GenerateParams(temperature=0, max_tokens=4)
@@ -125,6 +129,38 @@ def test_unloading_ends_the_engine_once_it_has_answered_and_the_next_use_starts_
     assert ask(generator).text == before
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_child_is_told_that_the_engine_is_its_parents(
+    generator: VLLMGenerator, tiny_model: Path
+) -> None:
+    generator.load()
+
+    assert in_forked_child(generator).startswith("this process was forked from the one that has")
+    # One that has not been used yet starts an engine of its own there.
+    assert in_forked_child(VLLMGenerator(model="./nowhere")).startswith("no such file")
+    assert in_forked_child(copy.copy(VLLMGenerator(model="./nowhere"))).startswith("no such file")
+    assert isinstance(ask(generator), rg.GeneratedText)
+
+
+def test_a_request_that_is_aborted_before_it_begins_is_told_so(generator: VLLMGenerator) -> None:
+    worker = generator.load()._engine._worker  # type: ignore[attr-defined]
+
+    async def abort() -> Any:
+        ticket = Ticket(Request.now("One", GREEDY), worker.spec)
+
+        def come_and_go() -> None:
+            worker._responder.accept([ticket])
+            worker._responder.abort()
+
+        worker._loop.call_soon_threadsafe(come_and_go)
+        return await asyncio.wait_for(ticket.answer, 60)
+
+    error = asyncio.run(abort())
+
+    assert isinstance(error, rg.error.ProviderServerError)
+    assert "shut down before it answered" in str(error)
+
+
 def test_an_engine_that_nobody_can_use_any_more_ends(generator: VLLMGenerator) -> None:
     generator.load()
     worker = generator._engine._worker  # type: ignore[attr-defined]
@@ -145,6 +181,29 @@ def test_what_vllm_refuses_to_load_is_an_error_of_the_generator(tiny_model: Path
     with pytest.raises(rg.error.InvalidGeneratorError, match="max_model_len") as caught:
         generator.load()
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_what_vllm_says_of_a_refusal_holds_no_hub_token(tiny_model: Path) -> None:
+    token = "hf_planted_51c7"
+    options = {**SMALL, "max_model_len": 10**6}
+    generator = VLLMGenerator(model=str(tiny_model), api_key=token, **options)
+
+    with pytest.raises(rg.error.InvalidGeneratorError, match="max_model_len") as caught:
+        generator.load()
+
+    chain = list(exceptions_of(caught.value))
+    assert any(isinstance(error, pydantic.ValidationError) for error in chain)
+    for error in chain:
+        assert token not in repr((error, str(error), error.args, vars(error)))
+        if isinstance(error, pydantic.ValidationError):
+            assert token not in repr(error.errors())
+
+
+def exceptions_of(error: BaseException | None) -> Iterator[BaseException]:
+    if error is not None:
+        yield error
+        yield from exceptions_of(error.__cause__)
+        yield from exceptions_of(error.__context__)
 
 
 def test_a_model_that_the_hub_does_not_have_fails_each_request() -> None:

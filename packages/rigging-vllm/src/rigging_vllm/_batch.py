@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rigging.error import ProviderServerError, RiggingError
+from rigging_vllm._ending import ended
 from rigging_vllm._errors import placed, request_error
 from rigging_vllm._lora import lora_request
 from rigging_vllm._prompts import ignored, openai_messages, shows_tools
@@ -20,7 +21,7 @@ from rigging_vllm._sampling import Sampling
 from rigging_vllm._ticket import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rigging_vllm._request import Result
     from rigging_vllm._ticket import Ticket
@@ -45,20 +46,24 @@ class Batch:
         # By the id that outputs carry: the ticket, and vLLM's own id, which aborts it.
         self._running: dict[str, tuple[Ticket, str]] = {}
 
-    def run(self, tickets: Sequence[Ticket]) -> None:
-        """Answer tickets, whatever happens."""
+    def run(self, tickets: Sequence[Ticket], is_over: Callable[[], bool]) -> None:
+        """Answer tickets, whatever happens; what is not answered when it is over is aborted."""
         for ticket in tickets:
-            self._add(ticket)
+            if is_over():
+                self._outbox.put(ticket, placed(ended(), ticket.spec.model))
+            else:
+                self._add(ticket)
         try:
-            while self._running and self._engine.has_unfinished_requests():
+            while self._running and self._engine.has_unfinished_requests() and not is_over():
                 self._outbox.send()
                 self._step()
         except Exception as error:  # noqa: BLE001 (it is every request's failure)
-            for ticket, _ in self._running.values():
-                self._outbox.put(ticket, request_error(error, ticket.spec.model))
+            failure: Exception = error
         else:
-            for ticket, _ in self._running.values():
-                self._outbox.put(ticket, _unanswered(ticket))
+            failure = ProviderServerError("vLLM ended without an answer")
+        for ticket, _ in self._running.values():
+            why = ended() if is_over() else request_error(failure, ticket.spec.model)
+            self._outbox.put(ticket, placed(why, ticket.spec.model))
         self._outbox.send()
 
     def _add(self, ticket: Ticket) -> None:
@@ -110,7 +115,3 @@ class Batch:
         if failure is not None:
             return placed(failure, ticket.spec.model)
         return Answer(output, ignored(ticket.request, shows_tools=self._shows_tools))
-
-
-def _unanswered(ticket: Ticket) -> RiggingError:
-    return placed(ProviderServerError("vLLM ended without an answer"), ticket.spec.model)

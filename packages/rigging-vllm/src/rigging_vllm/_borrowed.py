@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from rigging.error import ProviderServerError
 from rigging_vllm._batch import Batch
+from rigging_vllm._ending import is_ending
 from rigging_vllm._engine import Engine
-from rigging_vllm._errors import placed, request_error
+from rigging_vllm._errors import request_error
 from rigging_vllm._responder import Responder
-from rigging_vllm._ticket import Outbox
+from rigging_vllm._ticket import refuse
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from rigging.error import RiggingError
     from rigging_vllm._spec import EngineSpec
     from rigging_vllm._ticket import Ticket
 
@@ -28,6 +31,11 @@ class _Borrowed(Engine):
 
     is_borrowed = True
 
+    def __init__(self, llm: Any) -> None:
+        super().__init__()
+        self._llm = llm
+        self._pid = os.getpid()
+
     def twin(self) -> Engine:
         """Return itself: there is one engine."""
         return self
@@ -37,6 +45,9 @@ class _Borrowed(Engine):
 
     def unload(self) -> None:
         """Do nothing."""
+
+    def _home(self) -> int:
+        return self._pid
 
 
 class BorrowedAsyncLLM(_Borrowed):
@@ -48,28 +59,37 @@ class BorrowedAsyncLLM(_Borrowed):
     """
 
     def __init__(self, llm: Any) -> None:
-        super().__init__()
-        self._llm = llm
+        super().__init__(llm)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._responder: Responder | None = None
-        self._lock = threading.Lock()  # of the two above
 
-    def submit(self, tickets: Sequence[Ticket]) -> None:
-        """Have tickets answered. Does not wait for that."""
-        with self._lock:
+    def _gather(self, tickets: Sequence[Ticket]) -> None:
+        super()._gather(tickets)
+        # A loop that stops tells nobody.
+        for ticket in tickets:
+            ticket.watch(self._fault)
+
+    def _submit(self, tickets: Sequence[Ticket]) -> None:
+        try:
             if self._responder is None or self._loop is None:
                 handler = self._llm.output_handler
                 self._loop = tickets[0].loop if handler is None else handler.get_loop()
                 self._responder = Responder(self._llm, self._loop)
-        if self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._responder.accept, tickets)
-            return
-        for ticket in tickets:
-            error = ProviderServerError(
-                "the event loop of the AsyncLLM given to from_obj() does not run any more, and "
-                "the engine cannot move to another"
-            )
-            ticket.receive(placed(error, ticket.spec.model))
+            fault = self._fault()
+            if fault is None:
+                self._loop.call_soon_threadsafe(self._responder.accept, tickets)
+        except Exception as error:  # noqa: BLE001 (told to all who wait)
+            fault = request_error(error, tickets[0].spec.model)
+        if fault is not None:
+            refuse(tickets, fault)
+
+    def _fault(self) -> RiggingError | None:
+        if self._loop is None or self._loop.is_running():
+            return None
+        return ProviderServerError(
+            "the event loop of the AsyncLLM given to from_obj() does not run any more, and "
+            "the engine cannot move to another"
+        )
 
 
 class BorrowedLLM(_Borrowed):
@@ -80,33 +100,42 @@ class BorrowedLLM(_Borrowed):
     """
 
     def __init__(self, llm: Any) -> None:
-        super().__init__()
-        self._llm = llm
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rigging-vllm")
+        super().__init__(llm)
         self._inbox: list[Ticket] = []
-        self._is_working = False
-        self._lock = threading.Lock()  # of the two above
+        self._thread: threading.Thread | None = None  # while there is something to do
+        self._is_exiting = False
 
-    def submit(self, tickets: Sequence[Ticket]) -> None:
-        """Have tickets answered. Does not wait for that."""
-        with self._lock:
-            self._inbox += tickets
-            if not self._is_working:
-                self._is_working = True
-                self._thread.submit(self._work)
+    def _submit(self, tickets: Sequence[Ticket]) -> None:
+        self._inbox += tickets
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="rigging-vllm", daemon=True)
+            # First this, then the question: so the thread does not miss the exit.
+            atexit.register(self._exit)
+            self._is_exiting = is_ending()
+            thread.start()
+            self._thread = thread
 
     def _work(self) -> None:
         while tickets := self._take():
             try:
-                Batch(self._llm).run(tickets)
+                Batch(self._llm).run(tickets, self._is_over)
             except Exception as error:  # noqa: BLE001 (told to all who wait)
-                outbox = Outbox()
-                for ticket in tickets:
-                    outbox.put(ticket, request_error(error, ticket.spec.model))
-                outbox.send()
+                refuse(tickets, request_error(error, tickets[0].spec.model))
 
     def _take(self) -> list[Ticket]:
         with self._lock:
             tickets, self._inbox = self._inbox, []
-            self._is_working = bool(tickets)
+            if not tickets:
+                self._thread = None
+                atexit.unregister(self._exit)
         return tickets
+
+    def _is_over(self) -> bool:
+        return self._is_exiting
+
+    def _exit(self) -> None:
+        """End without answering, and wait for that."""
+        self._is_exiting = True
+        thread = self._thread
+        if thread is not None:
+            thread.join()

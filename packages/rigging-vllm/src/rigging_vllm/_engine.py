@@ -10,13 +10,15 @@ from __future__ import annotations
 import abc
 import asyncio
 import itertools
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from rigging.error import RiggingError
+from rigging.error import ProviderServerError, RiggingError
+from rigging_vllm._errors import load_error, placed
 from rigging_vllm._spawning import end_if_spawned
-from rigging_vllm._ticket import Ticket
+from rigging_vllm._ticket import Ticket, refuse
 from rigging_vllm._worker import Worker
 
 if TYPE_CHECKING:
@@ -35,10 +37,11 @@ class Engine(abc.ABC):
     is_borrowed = True
 
     def __init__(self) -> None:
-        # What came in the current turn of an event loop.
-        self._gathered: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Ticket]] = (
-            weakref.WeakKeyDictionary()
-        )
+        # What came in the current turn of each event loop.
+        self._gathered: list[Ticket] = []
+        # Of that, and of what subclasses have. A finalizer may come in between, in the same
+        # thread.
+        self._lock = threading.RLock()
 
     @abc.abstractmethod
     def twin(self) -> Engine:
@@ -53,8 +56,12 @@ class Engine(abc.ABC):
         """Shut the engine down once the requests before are answered. Blocks until then."""
 
     @abc.abstractmethod
-    def submit(self, tickets: Sequence[Ticket]) -> None:
-        """Have tickets answered. Does not wait for that."""
+    def _submit(self, tickets: Sequence[Ticket]) -> None:
+        """Have tickets answered. Does not wait for that. The lock is held."""
+
+    @abc.abstractmethod
+    def _home(self) -> int | None:
+        """Return the id of the process that has the engine, or None if there is none yet."""
 
     def __deepcopy__(self, memo: object) -> Engine:
         return self.twin()
@@ -96,16 +103,31 @@ class Engine(abc.ABC):
         yield answer
 
     def _gather(self, tickets: Sequence[Ticket]) -> None:
-        loop = asyncio.get_running_loop()
-        gathered = self._gathered.setdefault(loop, [])
-        if not gathered:
-            loop.call_soon(self._submit_gathered, gathered)
-        gathered += tickets
+        if self._is_elsewhere():
+            refuse(tickets, _forked())
+            return
+        with self._lock:
+            self._gathered += tickets
+        asyncio.get_running_loop().call_soon(self._submit_gathered)
 
-    def _submit_gathered(self, gathered: list[Ticket]) -> None:
-        tickets = gathered.copy()
-        gathered.clear()
-        self.submit(tickets)
+    def _submit_gathered(self) -> None:
+        """Submit what has been gathered, on whichever loop: the first turn takes it all."""
+        with self._lock:
+            tickets, self._gathered = self._gathered, []
+            if tickets:
+                self._submit(tickets)
+
+    def _is_elsewhere(self) -> bool:
+        """Tell whether this is a forked copy, without the engine's thread and connections."""
+        return self._home() not in (None, os.getpid())
+
+
+def _forked() -> ProviderServerError:
+    return ProviderServerError(
+        "this process was forked from the one that has the engine, and cannot use it: make a "
+        "generator here, or a copy of this one, or start processes by 'spawn'",
+        retryable=False,
+    )
 
 
 class OwnEngine(Engine):
@@ -116,7 +138,6 @@ class OwnEngine(Engine):
     def __init__(self) -> None:
         super().__init__()
         self._worker: Worker | None = None
-        self._lock = threading.Lock()
         # Ends the worker when nobody can use it any more.
         self._finalizer: weakref.finalize[[], OwnEngine] | None = None
 
@@ -130,7 +151,9 @@ class OwnEngine(Engine):
         Raises:
             RiggingError: If it cannot be had; see `rigging_vllm._loading.build`.
         """
-        self._check()
+        self._check_main()
+        if self._is_elsewhere():
+            raise placed(_forked(), spec.model)
         with self._lock:
             worker = self._worker
             if worker is None or worker.spec != spec or not worker.is_usable():
@@ -139,25 +162,38 @@ class OwnEngine(Engine):
 
     def unload(self) -> None:
         """Shut the engine down once the requests before are answered. Blocks until then."""
-        worker = self._worker
-        if worker is not None:
-            worker.retire()
-            worker.join()
-
-    def submit(self, tickets: Sequence[Ticket]) -> None:
-        """Have tickets answered. Does not wait for that."""
+        if self._is_elsewhere():
+            return
         with self._lock:
-            for spec, group in itertools.groupby(tickets, key=lambda ticket: ticket.spec):
-                mine = list(group)
-                worker = self._worker
-                if worker is None or worker.spec != spec or not worker.put(mine):
+            self._submit_gathered()
+            worker = self._worker
+            if worker is not None:
+                worker.retire()
+        if worker is None:
+            return
+        worker.join()
+        with self._lock:
+            if self._worker is worker:
+                self._worker = None
+
+    def _submit(self, tickets: Sequence[Ticket]) -> None:
+        for spec, group in itertools.groupby(tickets, key=lambda ticket: ticket.spec):
+            mine = list(group)
+            worker = self._worker
+            if worker is None or worker.spec != spec or not worker.put(mine):
+                try:
                     self._start(spec, mine)
+                except Exception as error:  # noqa: BLE001 (told to all who wait)
+                    refuse(mine, load_error(error, spec))
+
+    def _home(self) -> int | None:
+        return None if self._worker is None else self._worker.pid
 
     def _gather(self, tickets: Sequence[Ticket]) -> None:
-        self._check()
+        self._check_main()
         super()._gather(tickets)
 
-    def _check(self) -> None:
+    def _check_main(self) -> None:
         if self._worker is None:
             end_if_spawned()
 

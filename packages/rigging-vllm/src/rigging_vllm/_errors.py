@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rigging.error import (
     BadRequestError,
@@ -16,8 +16,12 @@ from rigging.error import (
     ProviderServerError,
     RiggingError,
 )
+from rigging_vllm._secrecy import without
 from rigging_vllm._source import PROVIDER
-from rigging_vllm._spawning import NO_GUARD, take_note
+from rigging_vllm._spawning import NO_GUARD
+
+if TYPE_CHECKING:
+    from rigging_vllm._spec import EngineSpec
 
 __all__ = ["fresh", "load_error", "placed", "request_error"]
 
@@ -29,7 +33,12 @@ _REFUSED: Final = ("VLLMClientError", "TemplateError", "ValueError", "TypeError"
 
 
 def request_error(error: BaseException, model: str) -> RiggingError:
-    """Return the error for what one request failed with; the original is its cause."""
+    """Return the error for what one request failed with; the original is its cause.
+
+    One of ours is returned as it is.
+    """
+    if isinstance(error, RiggingError):
+        return placed(error, model)
     name = type(error).__name__
     # An engine that runs wraps whatever it did not expect.
     if name == "EngineGenerateError" and error.__cause__ is not None:
@@ -59,20 +68,32 @@ def _request_error(error: BaseException) -> GenerationError:
     return made
 
 
-def load_error(error: BaseException, model: str) -> RiggingError:
-    """Return the error for what kept vLLM from loading ``model``."""
+def load_error(
+    error: BaseException, spec: EngineSpec, *, is_unguarded: bool = False
+) -> RiggingError:
+    """Return the error for what kept vLLM from loading a model; the original is its cause.
+
+    Args:
+        error: What was raised. It loses what is secret. One of ours is returned as it is.
+        spec: What was to be loaded.
+        is_unguarded: Whether the main script has no guard.
+    """
+    if isinstance(error, RiggingError):
+        return placed(error, spec.model)
+    error = without(spec.secrets(), error)
     made: RiggingError
     if isinstance(error, ModuleNotFoundError):
         made = _missing(error.name or "vllm")
     elif isinstance(error, OSError):
         made = ModelNotFoundError(f"vLLM cannot get the model: {error}")
     elif isinstance(error, (ValueError, TypeError)):
-        made = InvalidGeneratorError(f"vLLM cannot load {model!r} as asked: {error}")
-    elif take_note():
+        made = InvalidGeneratorError(f"vLLM cannot load {spec.model!r} as asked: {error}")
+    elif is_unguarded:
         made = InvalidGeneratorError(NO_GUARD)
     else:
         made = ProviderServerError(f"vLLM failed to load: {type(error).__name__}: {error}")
-    return placed(made, model)
+    made.__cause__ = error
+    return placed(made, spec.model)
 
 
 def placed(error: RiggingError, model: str) -> RiggingError:

@@ -19,7 +19,7 @@ from rigging_vllm._request import Answer, Request
 from rigging_vllm._results import facts, text_of
 from rigging_vllm._sampling import UNSUPPORTED
 from rigging_vllm._source import PROVIDER
-from rigging_vllm._spec import EngineSpec
+from rigging_vllm._spec import EngineSpec, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -103,6 +103,8 @@ class VLLMGenerator(Generator):
 
     _engine: Engine = PrivateAttr(default_factory=OwnEngine)
     _warned: set[str] = PrivateAttr(default_factory=set)
+    # What the fields were when they were looked at last, and which engine that means.
+    _last: tuple[dict[str, Any], EngineSpec] = PrivateAttr(default=({}, EngineSpec("")))
 
     def __init__(self, **data: Any) -> None:
         for name in data:
@@ -287,11 +289,13 @@ class VLLMGenerator(Generator):
 
     def _request(self, prompt: str | tuple[Message, ...], params: GenerateParams) -> Request:
         merged = self.params.merge_with(params)
-        self._warn(name for name in UNSUPPORTED if getattr(merged, name) is not None)
+        if unsupported := [name for name in UNSUPPORTED if getattr(merged, name) is not None]:
+            self._warn(unsupported)
         return Request.now(prompt, merged)
 
     def _result(self, answer: Answer, kind: type[_ResultT]) -> _ResultT:
-        self._warn(answer.ignored)
+        if answer.ignored:
+            self._warn(answer.ignored)
         return kind.from_text(text_of(answer.output), **facts(answer.output))
 
     @classmethod
@@ -306,12 +310,22 @@ class VLLMGenerator(Generator):
             raise InvalidGeneratorError(f"{cls.__name__}: {text}", [(name, text)])
 
     def _spec(self) -> EngineSpec:
-        values = {name: getattr(self, name) for name in type(self).model_fields.keys() - _OURS}
-        arguments = {name: value for name, value in values.items() if value is not None}
-        arguments |= self.model_extra or {}
-        if self.api_key is not None:
-            arguments["hf_token"] = self.api_key
-        return EngineSpec(self.model, arguments, self.lora_modules)
+        """Return which engine the fields ask for; the same one until one of them changes."""
+        fields = {**self.__dict__, **(self.model_extra or {})}
+        del fields["params"]
+        seen, spec = self._last
+        if fields != seen:
+            seen = snapshot(fields)
+            arguments = {
+                name: value
+                for name, value in seen.items()
+                if name not in _OURS and not (name in type(self).model_fields and value is None)
+            }
+            if self.api_key is not None:
+                arguments["hf_token"] = self.api_key
+            spec = EngineSpec(self.model, arguments, seen["lora_modules"])
+            self._last = seen, spec
+        return spec
 
     def _warn(self, names: Iterable[str]) -> None:
         """Say once what cannot be honoured."""

@@ -46,14 +46,14 @@ class Responder:
         self._adapters = Adapters(llm)
         self._ids = itertools.count()
         self._outbox = Outbox()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Ticket] = {}
 
     def accept(self, tickets: Iterable[Ticket]) -> None:
         """Begin to answer."""
         for ticket in tickets:
             task = self._loop.create_task(self._answer(ticket))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = ticket
+            task.add_done_callback(self._end)
             ticket.abort = _Abort(self._loop, task)
 
     async def drain(self) -> None:
@@ -72,17 +72,19 @@ class Responder:
             return
         try:
             end: Answer | RiggingError = await self._generate(ticket)
-        except asyncio.CancelledError:
-            if not ticket.is_closed:  # its caller still waits: the engine is being shut down
-                ended = ProviderServerError("the engine was shut down before it answered")
-                self._outbox.put(ticket, placed(ended, ticket.spec.model))
-                self._outbox.send()  # the loop may end with this turn
-            raise
         except RiggingError as error:
             end = placed(error, ticket.spec.model)
         except Exception as error:  # noqa: BLE001 (whatever vLLM raises is that request's failure)
             end = request_error(error, ticket.spec.model)
         self._send(ticket, end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        ticket = self._tasks.pop(task)
+        # Its caller still waits: the engine is being shut down. The task may not have begun.
+        if task.cancelled() and not ticket.is_closed:
+            error = ProviderServerError("the engine was shut down before it answered")
+            self._outbox.put(ticket, placed(error, ticket.spec.model))
+            self._outbox.send()  # the loop may end with this turn
 
     async def _generate(self, ticket: Ticket) -> Answer:
         request = ticket.request

@@ -11,13 +11,17 @@ ended, and not reliably with which status.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing.spawn
 import os
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["NO_GUARD", "end_if_spawned", "take_note"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["NO_GUARD", "end_if_spawned", "note_of_spawned"]
 
 NO_GUARD: Final = (
     "vLLM starts a process for its engine, and that process runs the main script again. There "
@@ -25,24 +29,33 @@ NO_GUARD: Final = (
     '`if __name__ == "__main__":`'
 )
 
+# Variables that begin so name the folders in which processes that are spawned leave notes: one
+# for each engine that is being built, and nobody else can write there.
+_VARIABLE: Final = "RIGGING_VLLM_NOTES_"
+
+_NOTE: Final = "unguarded"
+
+
+@contextlib.contextmanager
+def note_of_spawned() -> Iterator[Path]:
+    """Give the file that is there once a process spawned meanwhile has left its note."""
+    with tempfile.TemporaryDirectory(prefix="rigging-vllm-") as folder:
+        # A name of its own, since two engines may be built at once.
+        variable = _VARIABLE + Path(folder).name
+        os.environ[variable] = folder
+        try:
+            yield Path(folder, _NOTE)
+        finally:
+            del os.environ[variable]
+
 
 def end_if_spawned() -> None:
     """End the process if it was spawned and is still running the main script."""
     try:
         multiprocessing.spawn.get_preparation_data("")  # refuses in such a process
     except RuntimeError:
-        _note(os.getppid()).touch()
+        for variable, folder in os.environ.items():
+            if variable.startswith(_VARIABLE):
+                with contextlib.suppress(OSError):  # it waits for none any more
+                    Path(folder, _NOTE).touch()
         raise SystemExit(f"rigging-vllm: {NO_GUARD}") from None
-
-
-def take_note() -> bool:
-    """Tell whether a process that this one spawned has left the note, and remove it."""
-    try:
-        _note(os.getpid()).unlink()
-    except OSError:  # there is none, or it is not ours
-        return False
-    return True
-
-
-def _note(pid: int) -> Path:
-    return Path(tempfile.gettempdir(), f"rigging-vllm-unguarded-{pid}")

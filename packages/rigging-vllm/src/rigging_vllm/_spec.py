@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from rigging.redaction import is_secret
 
-__all__ = ["EngineSpec"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["EngineSpec", "snapshot"]
 
 
 @dataclass(frozen=True)
@@ -24,3 +26,30 @@ class EngineSpec:
     model: str
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     adapters: Mapping[str, str] = field(default_factory=dict)
+
+    def secrets(self) -> list[str]:
+        """Return what must be shown nowhere."""
+        return list(_secrets(self.arguments))
+
+
+def snapshot(value: Any) -> Any:
+    """Copy what can be changed in place, so that such a change is noticed.
+
+    Containers only: an object of somebody else's need not equal its copy.
+    """
+    if type(value) is dict:
+        return {name: snapshot(inner) for name, inner in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(map(snapshot, value))
+    return value
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if isinstance(inner, str) and isinstance(name, str) and is_secret(name):
+                yield inner
+            yield from _secrets(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _secrets(inner)

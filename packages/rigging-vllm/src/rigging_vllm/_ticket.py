@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from rigging_vllm._errors import placed
+from rigging_vllm._errors import fresh, placed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from rigging.error import RiggingError
     from rigging_vllm._request import Request, Result
     from rigging_vllm._spec import EngineSpec
 
-__all__ = ["Outbox", "Ticket"]
+__all__ = ["Outbox", "Ticket", "refuse"]
+
+# How often a ticket looks whether an engine still runs that says nothing when it ends.
+_LOOK_S: Final = 1.0
 
 #: A piece of a stream, or what ends it.
 _News: TypeAlias = "str | Result"
@@ -34,7 +38,7 @@ class Ticket:
 
     Attributes:
         answer: An `Answer` or a failure.
-        pieces: Of the text as it comes; None after the last.
+        pieces: Of a stream's text as it comes; None after the last.
         is_closed: Whether nobody waits any more. May be read in any thread.
         abort: Ends the request in the engine, from any thread; None before it is there.
     """
@@ -45,10 +49,12 @@ class Ticket:
         self.streams = streams
         self.loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Result] = self.loop.create_future()
-        self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        if streams:
+            self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self.is_closed = False
         self.abort: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.TimerHandle | None = None
         if request.deadline is not None:
             left_s = request.deadline - time.monotonic()
             self._timer = self.loop.call_later(left_s, self._run_out)
@@ -61,6 +67,10 @@ class Ticket:
         if not self.answer.done():
             self.answer.set_result(news)
         self._end()
+
+    def watch(self, fault: Callable[[], RiggingError | None]) -> None:
+        """Take a fault of the engine for the answer, as soon as there is one."""
+        self._watcher = self.loop.call_later(_LOOK_S, self._look, fault)
 
     def close(self) -> None:
         """Give up waiting, and abort what is not answered. In the event loop's thread."""
@@ -76,11 +86,20 @@ class Ticket:
             self.answer.set_result(placed(self.request.timed_out(), self.spec.model))
             self.close()
 
+    def _look(self, fault: Callable[[], RiggingError | None]) -> None:
+        error = fault()
+        if error is None:
+            self.watch(fault)
+        else:
+            self.receive(placed(error, self.spec.model))
+
     def _end(self) -> None:
         self.is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self.pieces.put_nowait(None)
+        for timer in (self._timer, self._watcher):
+            if timer is not None:
+                timer.cancel()
+        if self.streams:
+            self.pieces.put_nowait(None)
 
 
 class Outbox:
@@ -106,3 +125,11 @@ class Outbox:
 def _receive(items: list[tuple[Ticket, _News]]) -> None:
     for ticket, news in items:
         ticket.receive(news)
+
+
+def refuse(tickets: Iterable[Ticket], error: RiggingError) -> None:
+    """Let tickets fail, from any thread, each with an error of its own."""
+    outbox = Outbox()
+    for ticket in tickets:
+        outbox.put(ticket, placed(fresh(error), ticket.spec.model))
+    outbox.send()

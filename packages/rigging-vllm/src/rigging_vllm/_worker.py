@@ -13,23 +13,31 @@ import atexit
 import contextlib
 import gc
 import multiprocessing
+import os
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
-from rigging.error import RiggingError
-from rigging_vllm._errors import fresh, load_error
+from rigging_vllm._ending import ended, is_ending
+from rigging_vllm._errors import load_error, placed
 from rigging_vllm._loading import build
 from rigging_vllm._responder import Responder
-from rigging_vllm._ticket import Outbox
+from rigging_vllm._ticket import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rigging.error import RiggingError
     from rigging_vllm._spec import EngineSpec
     from rigging_vllm._ticket import Ticket
 
 __all__ = ["Worker"]
+
+# What the names of vLLM's processes begin with.
+_PROCESS: Final = "EngineCore"
+
+# How often an engine that is still starting is told to end, at the interpreter's exit.
+_LOOK_S: Final = 1.0
 
 # How long the engine's processes may take to end before they are killed. Killed ones leave
 # shared memory behind, so this is more than vLLM's own five seconds.
@@ -46,13 +54,18 @@ class Worker:
 
     Attributes:
         spec: Which engine.
+        pid: Of the process that it lives in; a forked child has a copy that does nothing.
         loaded: Done when the engine is there; holds the `RiggingError` if it cannot be had.
+
+    Raises:
+        ProviderServerError: If the interpreter is ending.
     """
 
     def __init__(
         self, spec: EngineSpec, after: Worker | None, tickets: Sequence[Ticket] = ()
     ) -> None:
         self.spec = spec
+        self.pid = os.getpid()
         self.loaded: Future[None] = Future()
         self._after = after
         self._llm: Any = None
@@ -61,8 +74,16 @@ class Worker:
         self._ending = asyncio.Event()
         self._inbox = list(tickets)
         self._is_open = True
-        self._lock = threading.Lock()  # of the two above
+        # Of the two above. A finalizer may come in between, in the same thread.
+        self._lock = threading.RLock()
+        self._is_exiting = False
         self._thread = threading.Thread(target=self._run, name="rigging-vllm", daemon=True)
+        # First this, then the question: so no worker misses the exit.
+        atexit.register(self._exit)
+        if is_ending():
+            atexit.unregister(self._exit)
+            self._loop.close()
+            raise placed(ended(), spec.model)
         self._thread.start()
 
     # -- From any thread -----------------------------------------------------------------
@@ -106,12 +127,8 @@ class Worker:
     async def _serve(self) -> None:
         try:
             self._load()
-        except RiggingError as error:
-            self._refuse(error)
-        except BaseException as error:
-            self._refuse(load_error(error, self.spec.model))
-            if not isinstance(error, Exception):
-                raise
+        except BaseException as error:  # noqa: BLE001 (told to all who wait)
+            self._refuse(load_error(error, self.spec))
         if self._responder is not None:
             await self._answer(self._responder)
 
@@ -119,14 +136,19 @@ class Worker:
         # Kept in no local variable: what vLLM's modules keep of their import holds the frames
         # of this call for good, and an engine in one would outlive its shutdown.
         # Building blocks this loop, on which nothing else has begun.
-        self._llm = build(self.spec)
+        self._llm = build(self.spec, self._go_on)
         try:
             self._responder = Responder(self._llm, self._loop)
-        except Exception as error:
+        except Exception:
             self._llm.shutdown(_SHUTDOWN_S)
-            raise load_error(error, self.spec.model) from error
-        # Goes before what vLLM has registered, which would meet an engine at work.
+            raise
+        # Again: at exit it goes before what vLLM has registered, which would meet an engine
+        # at work.
         atexit.register(self._exit)
+
+    def _go_on(self) -> None:
+        if self._is_exiting:
+            raise placed(ended(), self.spec.model)
 
     async def _answer(self, responder: Responder) -> None:
         self.loaded.set_result(None)
@@ -143,22 +165,32 @@ class Worker:
         with self._lock:
             tickets, self._inbox = self._inbox, []
         self._responder.accept(tickets)
+        if self._is_exiting:
+            self._responder.abort()
 
     def _refuse(self, error: RiggingError) -> None:
         with self._lock:
             self._is_open = False
         self.loaded.set_exception(error)
-        outbox = Outbox()
-        for ticket in self._inbox:
-            outbox.put(ticket, fresh(error))
-        outbox.send()
+        refuse(self._inbox, error)
 
     # -- At the interpreter's exit -------------------------------------------------------
 
     def _exit(self) -> None:
-        responder = self._responder
+        """End without answering, and wait for that."""
+        if self.pid != os.getpid():
+            return
+        self._is_exiting = True
         self.retire()
-        if responder is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended by itself
-                self._loop.call_soon_threadsafe(responder.abort)
-        self._thread.join(_SHUTDOWN_S)
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._accept)
+        while self._thread.is_alive():
+            if not self.loaded.done():
+                _end_processes()  # what waits for them to start fails then
+            self._thread.join(_LOOK_S)
+
+
+def _end_processes() -> None:
+    for process in multiprocessing.active_children():
+        if process.name.startswith(_PROCESS):
+            process.terminate()
