@@ -6,6 +6,7 @@ import asyncio
 import copy
 import os
 import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 import rigging as rg
 from rigging.error import UnsupportedParameterWarning
 from rigging_vllm import VLLMGenerator
+from rigging_vllm._batch import Batch
+from tests.support.tiny_model import CHAT_TEMPLATE
 from tests.vllm.conftest import MAX_MODEL_LEN, in_forked_child
 
 GREEDY = rg.GenerateParams(temperature=0, max_tokens=8)
@@ -86,6 +89,25 @@ def test_tools_that_go_nowhere_are_named(mine: VLLMGenerator) -> None:
         asyncio.run(mine.chat("Hi").with_(GREEDY).with_(tools=[TOOL]).run())
 
 
+def test_tools_and_parts_go_through_the_chat_template(
+    mine: VLLMGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = mine._engine._llm  # type: ignore[attr-defined]
+    template = "{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}" + CHAT_TEMPLATE
+    monkeypatch.setattr(llm.get_tokenizer(), "chat_template", template)
+    # One that looks at the template for the first time.
+    mine = VLLMGenerator.from_obj("mine", llm)
+    parts = rg.Message("user", [rg.TextPart(text="One"), rg.TextPart(text="two")])
+    prompt = "f;<|start|>user\nOne\ntwo<|end|>\n<|start|>assistant\n"
+
+    chat = asyncio.run(mine.chat(parts).with_(GREEDY).with_(tools=[TOOL]).run())
+
+    (text,) = ask(mine, prompt)
+    assert chat.last.text == text.text
+    assert chat.usage is not None
+    assert chat.usage.input_tokens == text.usage.input_tokens
+
+
 def test_a_copy_shares_it(mine: VLLMGenerator) -> None:
     assert ask(copy.deepcopy(mine), "One") == ask(mine, "One")
 
@@ -151,6 +173,29 @@ def test_a_step_that_fails_fails_all_requests(llm: Any, monkeypatch: pytest.Monk
         assert isinstance(result.__cause__, RuntimeError)
     llm.wait_for_completion(use_tqdm=False)
     assert isinstance(ask(mine, "One")[0], rg.GeneratedText)
+
+
+def test_what_waits_goes_out_as_one_batch(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    has_begun = threading.Event()
+
+    class Counted(Batch):
+        def run(self, tickets: Any, *args: Any) -> None:
+            batches.append(len(tickets))
+            has_begun.set()
+            super().run(tickets, *args)
+
+    monkeypatch.setattr("rigging_vllm._borrowed.Batch", Counted)
+    mine = VLLMGenerator.from_obj("mine", llm)
+
+    async def ask_one_by_one() -> list[Any]:
+        first = asyncio.create_task(mine.complete("One").with_(ENDLESS).run())
+        await asyncio.to_thread(has_begun.wait)
+        calls = [mine.complete(f"Number {number}").with_(GREEDY).run() for number in range(20)]
+        return [await first, *await asyncio.gather(*calls)]
+
+    assert len(asyncio.run(ask_one_by_one())) == 21
+    assert batches == [1, 20]
 
 
 def test_a_batch_that_cannot_be_made_fails_its_requests(

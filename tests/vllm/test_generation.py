@@ -339,6 +339,8 @@ def test_a_conversation_that_is_empty_or_too_long_fails_alone(generator: VLLMGen
 
     assert isinstance(empty, rg.error.InvalidMessageError)
     assert isinstance(long, rg.error.ContextLengthError)
+    lengths = rf"{MAX_MODEL_LEN} tokens.* contains (at least )?\d{{3,}} (input tokens|characters)"
+    assert re.search(lengths, str(long))
     assert isinstance(good, rg.GeneratedMessage)
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -164,12 +165,14 @@ def test_a_request_that_is_aborted_before_it_begins_is_told_so(generator: VLLMGe
 def test_an_engine_that_nobody_can_use_any_more_ends(generator: VLLMGenerator) -> None:
     generator.load()
     worker = generator._engine._worker  # type: ignore[attr-defined]
+    llm = weakref.ref(worker._llm)
 
     generator._engine = copy.deepcopy(generator._engine)
     gc.collect()
     worker.join()
 
     assert engine_processes() == []
+    assert llm() is None
 
 
 # -- What cannot be loaded ---------------------------------------------------------------

@@ -135,7 +135,8 @@ class BorrowedLLM(_Borrowed):
 
     def _exit(self) -> None:
         """End without answering, and wait for that."""
-        self._is_exiting = True
-        thread = self._thread
+        with self._lock:
+            self._is_exiting = True
+            thread = self._thread
         if thread is not None:
             thread.join()

@@ -103,6 +103,8 @@ class Worker:
 
     def retire(self) -> None:
         """End once the tickets that it has are answered. Does not wait for that."""
+        if self.pid != os.getpid():
+            return
         with self._lock:
             if self._is_open:
                 self._is_open = False
@@ -191,6 +193,7 @@ class Worker:
 
 
 def _end_processes() -> None:
+    """End vLLM's processes, whichever engine's: the interpreter is ending."""
     for process in multiprocessing.active_children():
         if process.name.startswith(_PROCESS):
             process.terminate()
