@@ -125,7 +125,7 @@ class Engine(abc.ABC):
 def _forked() -> ProviderServerError:
     return ProviderServerError(
         "this process was forked from the one that has the engine, and cannot use it: make a "
-        "generator here, or a copy of this one, or start processes by 'spawn'",
+        "generator in this process, or start processes by 'spawn'",
         retryable=False,
     )
 
