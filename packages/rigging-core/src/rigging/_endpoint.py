@@ -138,13 +138,14 @@ class Endpoint:
             except BaseException:
                 turn = waiter.turn
                 if not turn.cancel() and not turn.cancelled() and turn.exception() is None:
-                    self._withdraw(turn.result())  # it came in the same moment
+                    self.end(turn.result())  # it came in the same moment
                 self._tidy()
                 raise
             if self._resumes_at <= attempt.started_at and not self.is_given_up:
+                self._pace.sent(attempt.started_at)
                 return attempt
             # Another one was refused between the start and now, when it would go out.
-            self._withdraw(attempt)
+            self.end(attempt)
             again = True
 
     def admit(self) -> None:
@@ -251,11 +252,6 @@ class Endpoint:
         self._started += 1
         self._in_flight[attempt] = None
         return attempt
-
-    def _withdraw(self, attempt: Attempt) -> None:
-        """End an attempt of which nothing was sent."""
-        self._pace.refused()
-        self.end(attempt)
 
     def _resume(self) -> None:
         self._alarm = None

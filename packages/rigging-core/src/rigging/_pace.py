@@ -90,12 +90,15 @@ class Pace:
         return 0.0 if self.rate is None else self._last_start + 1 / self.rate - now
 
     def start(self, now: float, held_s: float) -> None:
-        """Count a request that starts, after it waited so long for this alone."""
+        """Let a request start, after it waited so long for this alone."""
         self.holds_back = held_s > 0
         self._held_s += held_s
+        self._last_start = now
+
+    def sent(self, now: float) -> None:
+        """Count a request that was let start, and goes out."""
         if self._span is None:
             self._span = (now, self._accepted)
-        self._last_start = now
         self._accepted += 1
 
     def refused(self) -> None:
