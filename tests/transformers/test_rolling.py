@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicCache
 
 from rigging import GeneratedText, GenerateParams
 from rigging.error import ProviderServerError
@@ -268,6 +269,65 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 
     assert [str(result) for result in results] == [greedy(reference, p, 10) for p in prompts]
     assert "ran out of memory with 6 prompts at once" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["first", "least", "decay"])
+def test_memory_that_runs_out_half_way_lets_no_option_count_anew(
+    borrowing: TransformersGenerator, reference: Reference, kind: str
+) -> None:
+    prompt = "What is the capital of France?"
+    tokens = reference.new_tokens(prompt, max_new_tokens=12)
+    assert tokens[7] not in tokens[:7]
+    options: dict[str, Any] = {
+        "first": {"begin_suppress_tokens": [token for token in tokens if token != tokens[0]]},
+        "least": {"min_new_tokens": 6, "eos_token_id": tokens[7]},
+        "decay": {"exponential_decay_length_penalty": (5, 8.0)},
+    }[kind]
+    params = GenerateParams(max_tokens=12, temperature=0, extra=options)
+    scarce = Scarce(2, after=4)
+    handle = reference.model.register_forward_pre_hook(scarce, with_kwargs=True)
+    try:
+        results = asyncio.run(borrowing.generate_texts([prompt] * 4, [params] * 4))
+    finally:
+        handle.remove()
+
+    expected = reference.new_tokens(prompt, max_new_tokens=12, **options)
+    if expected[-1] == options.get("eos_token_id"):
+        expected.pop()  # it ends the answer, and is no part of it
+    assert [str(result) for result in results] == [reference.text(expected)] * 4
+    assert scarce.passes > 4 + 12, "memory sufficed"
+
+
+def test_a_seeded_row_goes_on_as_it_began_when_memory_runs_out_half_way(
+    borrowing: TransformersGenerator, reference: Reference, steps: Steps
+) -> None:
+    seeded = GenerateParams(max_tokens=12, temperature=1.0, seed=3, extra={"min_new_tokens": 12})
+    (alone,) = asyncio.run(borrowing.generate_texts(["two"], [seeded]))
+    refused: list[int] = []
+    passes = 0
+
+    def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        nonlocal passes
+        passes += type(kwargs["past_key_values"]) is DynamicCache  # it is none of the rolling ones
+        if passes == 1 + 6 and not refused:
+            refused.append(passes)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    async def main() -> str:
+        beside = asyncio.create_task(borrowing.generate_texts(["one"], [LONG]))
+        await steps.reach(steps.count + 4)
+        (result,) = await borrowing.generate_texts(["two"], [seeded])
+        await beside
+        return str(result)
+
+    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        said = asyncio.run(main())
+    finally:
+        handle.remove()
+
+    assert refused
+    assert said == str(alone)
 
 
 def test_a_row_that_does_not_fit_beside_others_waits_for_them(

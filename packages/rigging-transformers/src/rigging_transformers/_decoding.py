@@ -66,10 +66,11 @@ def decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None]) 
 
 
 def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None]) -> None:
-    # One that has generated before goes on where it was.
-    ids, mask = left_pad([[*row.prompt, *row.tokens] for row in rows], loaded.pad_id)
+    # Options may count tokens from where the prompt ends. So that is where it begins, also for
+    # a row that has generated before: it is led along its tokens, and goes on from there.
+    ids, mask = left_pad([row.prompt for row in rows], loaded.pad_id)
     kwargs: dict[str, Any] = {
-        "max_new_tokens": max(row.left for row in rows),
+        "max_new_tokens": max(row.max_tokens for row in rows),
         "pad_token_id": loaded.pad_id,
         "eos_token_id": sorted(loaded.end_ids) or None,
         # Whatever the model's own config says.
@@ -80,12 +81,17 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
     }
     alone = rows[0].plan.alone
     device = torch.device(loaded.device)
+    before = [len(row.tokens) for row in rows]
     if not alone:
+        for row in rows:
+            row.random_numbers = None  # on the way they are drawn again
         # `Choice` draws, and does what the model's own config may ask for, too.
         kwargs |= {"do_sample": False, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
         choice = Choice(rows, device)
-        kwargs["logits_processor"] = transformers.LogitsProcessorList([_Chosen(rows, choice)])
-    watch = _Watch(rows, after_step) if alone else _Ends(rows, after_step)
+        kwargs["logits_processor"] = transformers.LogitsProcessorList(
+            [_Chosen(rows, before, choice, len(ids[0]))]
+        )
+    watch = _Watch(rows, after_step) if alone else _Ends(rows, before, after_step)
     if loaded.masks:
         kwargs["attention_mask"] = torch.tensor(mask, device=device)
     output = loaded.model.generate(
@@ -110,30 +116,48 @@ def _read_back(row: Row, tokens: list[int]) -> None:
 class _Chosen:
     """Logits processor: leaves the chosen token of each row as the only possible one."""
 
-    def __init__(self, rows: Sequence[Row], choice: Choice) -> None:
+    def __init__(
+        self, rows: Sequence[Row], before: Sequence[int], choice: Choice, width: int
+    ) -> None:
         self._rows = rows
+        self._before = before
         self._choice = choice
+        self._width = width
 
-    def __call__(self, _input_ids: object, scores: torch.Tensor) -> torch.Tensor:
-        tokens = self._choice(scores)
-        for row, token in zip(self._rows, tokens.tolist(), strict=True):
-            if token == NO_TOKEN and row.end is None:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self._width
+        tokens = self._choice(scores).tolist()
+        for index, (row, before) in enumerate(zip(self._rows, self._before, strict=True)):
+            if step < before:
+                tokens[index] = row.tokens[step]
+            elif tokens[index] == NO_TOKEN and row.end is None:
                 row.end = "invalid"
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None].clamp(min=0), 0.0)
+        only = torch.tensor(tokens, device=scores.device)[:, None].clamp(min=0)
+        return torch.full_like(scores, -torch.inf).scatter_(1, only, 0.0)
 
 
 class _Ends:
     """Stopping criterion: each row takes its token and says whether it has ended."""
 
-    def __init__(self, rows: Sequence[Row], after_step: Callable[[], None]) -> None:
+    def __init__(
+        self, rows: Sequence[Row], before: Sequence[int], after_step: Callable[[], None]
+    ) -> None:
         self._rows = rows
+        self._before = before
         self._after_step = after_step
+        self._steps = 0
 
     def __call__(self, input_ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
         now = time.monotonic()
-        for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-            if row.end is None:
+        self._steps += 1
+        last = input_ids[:, -1].tolist()
+        for row, before, token in zip(self._rows, self._before, last, strict=True):
+            if row.end is not None:
+                continue
+            if self._steps > before:
                 row.add(token, now)
+            else:
+                row.watch(now)
         self._after_step()
         return torch.tensor([row.end is not None for row in self._rows], device=input_ids.device)
 
@@ -146,9 +170,6 @@ class _Watch:
         self._after_step = after_step
 
     def __call__(self, input_ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
-        if self._row.is_cancelled():
-            self._row.end = "cancelled"
-        elif self._row.is_late(time.monotonic()):
-            self._row.end = "timeout"
+        self._row.watch(time.monotonic())
         self._after_step()
         return torch.full((input_ids.shape[0],), self._row.end is not None, device=input_ids.device)

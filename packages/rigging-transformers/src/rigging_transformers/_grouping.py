@@ -49,8 +49,8 @@ def groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 def within(context: int | None, rows: Sequence[Row]) -> list[Row]:
     """Return the first of rows, and of the others those that can be padded beside it.
 
-    Padded to the longest and run to the end of the slowest, they must not leave the model's
-    context: ``generate`` goes on with a row that has ended.
+    Padded to the longest prompt and run to the end of the slowest, they must not leave the
+    model's context: ``generate`` goes on with a row that has ended.
 
     Args:
         context: In tokens; None if there is no limit.
@@ -59,7 +59,7 @@ def within(context: int | None, rows: Sequence[Row]) -> list[Row]:
     found = list(rows[:1])
     for row in rows[1:]:
         together = [*found, row]
-        columns = max(one.length for one in together) + max(one.left for one in together)
+        columns = max(len(one.prompt) for one in together) + max(one.max_tokens for one in together)
         if context is None or columns <= context:
             found = together
     return found

@@ -247,7 +247,7 @@ class DecodingLoop:
             or row.plan.sampling.seed is not None
             or counts_width(row.plan, self._loaded.defaults)
         )
-        width = None if self._pads else row.length
+        width = None if self._pads else len(row.prompt)
         return repr(sorted(row.plan.kwargs.items())), width, id(row) if alone else None
 
     def _generate(self, rows: list[Row]) -> None:

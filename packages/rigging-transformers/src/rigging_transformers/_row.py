@@ -63,11 +63,6 @@ class Row:
         self._window = max((len(stop.encode()) for stop in self.stops), default=0) + _MARGIN
 
     @property
-    def left(self) -> int:
-        """How many tokens may still be generated."""
-        return self.max_tokens - len(self.tokens)
-
-    @property
     def length(self) -> int:
         """Tokens of prompt and answer so far."""
         return len(self.prompt) + len(self.tokens)
@@ -84,6 +79,13 @@ class Row:
             self.end = "stop"
         elif len(self.tokens) >= self.max_tokens:
             self.end = "length"
+        elif self.is_late(now):
+            self.end = "timeout"
+
+    def watch(self, now: float) -> None:
+        """End it if nobody waits any more, or its deadline has passed."""
+        if self.is_cancelled():
+            self.end = "cancelled"
         elif self.is_late(now):
             self.end = "timeout"
 
