@@ -9,18 +9,19 @@ for from, and no event loop ever waits.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import os
 import weakref
 from collections import deque
 from concurrent.futures import Future
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rigging.error import MissingDependencyError, ProviderServerError, RiggingError
 from rigging_transformers._request import fresh
 from rigging_transformers._source import PROVIDER, LoadSpec, locate, require_modules
-from rigging_transformers._ticket import Outbox, Ticket
+from rigging_transformers._ticket import Outbox, Ticket, is_lost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -131,6 +132,13 @@ class Engine:
             raise answer
         yield answer
 
+    def join(self) -> None:
+        """Wait until there is no more work. Blocks until then."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
     # -- In the calling thread -----------------------------------------------------------
 
     def _gather(self, tickets: Sequence[Ticket]) -> None:
@@ -141,10 +149,13 @@ class Engine:
         gathered += tickets
 
     def _put_gathered(self, gathered: list[Ticket]) -> None:
-        try:
-            self._put(gathered)
-        except RuntimeError as error:  # no thread can be started
-            self._refuse(gathered, ProviderServerError(f"the engine cannot run: {error}"))
+        if is_lost(current_thread()):
+            self._refuse(gathered, _cannot_run("Python is exiting"))
+        else:
+            try:
+                self._put(gathered)
+            except RuntimeError as error:  # no thread can be started
+                self._refuse(gathered, _cannot_run(error))
         gathered.clear()
 
     def _do(self, call: Callable[[], object]) -> None:
@@ -266,8 +277,22 @@ def _begin_anew() -> None:
         engine._begin()
 
 
+def _join_all() -> None:
+    """Let no engine run while Python takes itself apart, which would abort the process.
+
+    Python itself waits only for threads that it knew of when it began to exit.
+    """
+    for engine in list(_ENGINES):
+        engine.join()
+
+
+atexit.register(_join_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
+
+
+def _cannot_run(reason: object) -> ProviderServerError:
+    return ProviderServerError(f"the engine cannot run: {reason}", provider=PROVIDER)
 
 
 def _settle(task: _Task) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from threading import Lock, current_thread, main_thread
+from threading import Lock, Thread, current_thread, main_thread
 from typing import TYPE_CHECKING, TypeAlias
 
 from rigging_transformers._request import Outcome, timed_out
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rigging_transformers._row import Row
     from rigging_transformers._source import LoadSpec
 
-__all__ = ["Outbox", "Ticket"]
+__all__ = ["Outbox", "Ticket", "is_lost"]
 
 #: A piece of a stream, or what ends it.
 _News: TypeAlias = "str | Outcome | Exception"
@@ -59,12 +59,9 @@ class Ticket:
     @property
     def is_cancelled(self) -> bool:
         """Whether nobody waits any more."""
-        if self._is_cancelled or self.loop.is_closed():
-            return True
         # Python waits for the engine's thread when it exits, so that must not wait for those
         # who can get no answer.
-        is_exiting = not main_thread().is_alive()
-        return is_exiting and (self._thread.daemon or not self._thread.is_alive())
+        return self._is_cancelled or self.loop.is_closed() or is_lost(self._thread)
 
     def claim(self) -> bool:
         """Take the request for oneself; False if somebody else has."""
@@ -97,6 +94,11 @@ class Ticket:
         if self._timer is not None:
             self._timer.cancel()
         self.pieces.put_nowait(None)
+
+
+def is_lost(thread: Thread) -> bool:
+    """Tell whether Python is exiting, and does not wait for a thread."""
+    return not main_thread().is_alive() and (thread.daemon or not thread.is_alive())
 
 
 class Outbox:
