@@ -31,7 +31,7 @@ from rigging.error import (
 )
 from rigging_transformers._frames import drop_frames
 from rigging_transformers._loaded import Loaded
-from rigging_transformers._memory import free_memory, is_out_of_memory
+from rigging_transformers._memory import free_memory, is_out_of_memory, weights_apart
 from rigging_transformers._source import PROVIDER
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def load(spec: LoadSpec, source: Source) -> Loaded:
     try:
         _check_devices(spec)
         tokenizer = _load_tokenizer(spec, source)
-        model = _load_model(spec, source)
+        with weights_apart():
+            model = _load_model(spec, source)
     except Exception as error:
         _log.debug("%s does not load", spec.model, exc_info=error)
         # What was loaded so far hangs on them.
