@@ -1,20 +1,37 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rigging.testing import GeneratorContract
+from rigging.error import BadRequestError, ContextLengthError, ModelNotFoundError
+from rigging.params import GenerateParams
+from rigging.testing import Fault, GeneratorContract, SlowRequest
 from rigging_transformers import TransformersGenerator
+from rigging_transformers._sampling import UNSUPPORTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
 class TestTransformers(GeneratorContract):
+    # The tiny model's chat template knows nothing of tools.
+    unsupported_params = frozenset({*UNSUPPORTED, "tools"})
+
     @pytest.fixture
     def generator(self, tiny_model: Path) -> Iterator[TransformersGenerator]:
         generator = TransformersGenerator(model=str(tiny_model))
         yield generator
         generator.unload()
+
+    @pytest.fixture
+    def faults(self, tiny_model: Path) -> Sequence[Fault]:
+        return [
+            Fault(error=ContextLengthError, prompt="word " * 100_000),
+            Fault(error=BadRequestError, params=GenerateParams(extra={"no_such_option": 1})),
+            Fault(
+                error=ModelNotFoundError,
+                generator=TransformersGenerator(model=str(tiny_model / "nothing")),
+            ),
+        ]

@@ -1,0 +1,217 @@
+"""The conformance suite finds what is broken: each rule, and nothing beside it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rigging as rg
+from rigging.testing import CONTRACT_VERSION, EchoGenerator, GeneratorContract
+from rigging.testing._contract import RULES
+from rigging.testing._contract._parameters import VALUES
+from tests.core.testing_kit.broken import BROKEN
+
+# They start an interpreter each, so only those meant to break them are tested for them.
+IN_CHILDREN = {
+    "test_it_pickles_into_another_process",
+    "test_its_import_brings_no_heavy_library",
+    "test_its_import_costs_little",
+}
+
+
+class Outcomes:
+    """What a pytest of its own found, as a plugin of it.
+
+    Attributes:
+        passed: How many tests each class has passed.
+        failed: What each class has failed: rule to the failure's text.
+    """
+
+    def __init__(self) -> None:
+        self.passed: defaultdict[str, int] = defaultdict(int)
+        self.failed: defaultdict[str, dict[str, str]] = defaultdict(dict)
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [item for item in items if not item.cls.breaks or _tells(item)]
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        _, cls, name = report.nodeid.split("::", 2)
+        if report.failed:
+            rule = name.partition("[")[0]
+            self.failed[cls][rule] = f"{report.when}: {report.longrepr.reprcrash.message}"
+        elif report.when == "call":
+            self.passed[cls] += 1
+
+
+def _tells(item: Any) -> bool:
+    """Tell whether a test is worth its time for a generator that breaks a rule."""
+    if item.originalname in IN_CHILDREN:
+        return item.originalname == item.cls.breaks
+    return "[texts" not in item.name  # one kind is enough
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    found = Outcomes()
+    tests = Path(__file__).with_name("testing_kit") / "broken.py"
+    arguments = ["--quiet", "--tb=line", "-p", "no:cacheprovider", str(tests)]
+    assert pytest.main(arguments, plugins=[found]) == pytest.ExitCode.TESTS_FAILED
+    return found
+
+
+def test_every_rule_has_a_generator_that_breaks_it() -> None:
+    assert BROKEN.keys() == RULES.keys()
+
+
+def test_a_generator_that_breaks_no_rule_passes(outcomes: Outcomes) -> None:
+    assert outcomes.failed["TestCareful"] == {}
+    assert outcomes.passed["TestCareful"] > len(RULES)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_generator_that_breaks_one_rule_fails_that_test_only(
+    outcomes: Outcomes, rule: str
+) -> None:
+    failed = outcomes.failed[f"Test{BROKEN[rule].__name__}"]
+
+    assert failed.keys() == {rule}
+    # A sentence of the contract's, and not whatever the generator happened to raise.
+    assert failed[rule].startswith(("call: AssertionError: ", "call: Failed: "))
+    assert len(failed[rule].split()) > 8
+
+
+def test_every_parameter_is_tried() -> None:
+    assert VALUES.keys() == rg.GenerateParams.model_fields.keys() - {"extra"}
+
+
+def test_the_contract_has_a_version() -> None:
+    assert CONTRACT_VERSION == 1
+
+
+# -- Inheriting it -----------------------------------------------------------------------
+
+
+def test_what_is_switched_off_is_not_there() -> None:
+    class Contract(GeneratorContract):
+        supports_stop = False
+        can_fail = False
+
+    class Again(Contract):
+        supports_stop = True
+
+    gone = {name for name in RULES if getattr(Contract, name) is None}
+    assert {"test_a_stop_text_ends_an_answer", "test_an_error_pickles"} < gone
+    assert Again.test_a_stop_text_ends_an_answer is RULES["test_a_stop_text_ends_an_answer"]
+    assert Again.test_an_error_pickles is None
+
+
+def test_a_refusal_is_tested_where_one_is_owed() -> None:
+    class Both(GeneratorContract):
+        pass
+
+    class TextsOnly(GeneratorContract):
+        supports_messages = False
+
+    assert Both.test_what_it_cannot_do_it_says is None
+    assert TextsOnly.test_what_it_cannot_do_it_says is not None
+
+
+def test_a_rule_is_not_overridden_without_a_reason() -> None:
+    with pytest.raises(TypeError, match=r"Quiet\.test_usage_is_counted overrides a test of the"):
+
+        class Quiet(GeneratorContract):
+            def test_usage_is_counted(self) -> None:
+                pass
+
+
+def test_a_rule_is_not_removed_nor_overridden_by_a_mixin() -> None:
+    with pytest.raises(TypeError, match=r"Without\.test_usage_is_counted overrides"):
+
+        class Without(GeneratorContract):
+            test_usage_is_counted = None
+
+    class Mixin:
+        @pytest.mark.xfail(reason="")
+        def test_usage_is_counted(self) -> None:
+            pass
+
+    with pytest.raises(TypeError, match=r"Mixin\.test_usage_is_counted overrides"):
+
+        class Mixed(Mixin, GeneratorContract):
+            pass
+
+
+def test_a_switch_that_is_none_is_refused() -> None:
+    with pytest.raises(TypeError, match="supports_text switches nothing: did you mean"):
+
+        class Misspelt(GeneratorContract):
+            supports_text = False
+
+
+def test_a_rule_may_be_expected_to_fail(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        import rigging as rg
+        from rigging.testing import EchoGenerator, GeneratorContract
+
+        class TestEcho(GeneratorContract):
+            takes_time = can_fail = False
+
+            @pytest.fixture
+            def generator(self):
+                with rg.register_generator("echo", EchoGenerator):
+                    yield EchoGenerator(model="any")
+
+            @pytest.mark.xfail(reason="an echo comes at once")
+            def test_a_stream_comes_in_pieces(self, generator, kind, runner):
+                super().test_a_stream_comes_in_pieces(generator, kind, runner)
+        """
+    )
+
+    result = pytester.runpytest_inprocess("-k", "stream")
+
+    result.assert_outcomes(passed=2, xfailed=2)
+
+
+def test_a_contract_says_what_it_needs(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from rigging.testing import EchoGenerator, GeneratorContract
+
+        class TestNothing(GeneratorContract):
+            pass
+
+        class TestWithoutFaults(GeneratorContract):
+            @pytest.fixture
+            def generator(self):
+                return EchoGenerator(model="any")
+        """
+    )
+
+    result = pytester.runpytest_inprocess("-k", "test_an_error_pickles")
+
+    result.assert_outcomes(errors=4)
+    result.stdout.fnmatch_lines(
+        [
+            "*a contract test names its `identifier`, or overrides*",
+            "*a contract test shows how requests fail: override the fixture `faults`*",
+        ]
+    )
+
+
+class TestEcho(GeneratorContract):
+    """Of the doubles, the one that users run programs with."""
+
+    supports_streaming = False
+    takes_time = False
+    can_fail = False
+
+    @pytest.fixture
+    def generator(self) -> Any:
+        with rg.register_generator("echo", EchoGenerator):
+            yield rg.get_generator("echo!any,stop=;---")
