@@ -1,47 +1,21 @@
-"""The doubles, the contract suite on them, and that the suite finds what is broken."""
+"""Generators without a model, for tests of programs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Any
+import time
 
 import pytest
 
 import rigging as rg
-from rigging.error import RateLimitError, ResponseError
-from rigging.testing import EchoGenerator, GeneratorContract, ScriptedGenerator
-
-
-class TestEchoGenerator(GeneratorContract):
-    identifier = "echo!any,stop=;---"
-
-    @pytest.fixture(autouse=True)
-    def _registered(self) -> Iterator[None]:
-        with rg.register_generator("echo", EchoGenerator):
-            yield
-
-
-class OnlyTexts(rg.Generator):
-    """Continues texts only, and knows no parameters."""
-
-    async def generate_texts(
-        self, texts: Sequence[str], params: Sequence[rg.GenerateParams]
-    ) -> Sequence[rg.GeneratedText]:
-        usage = rg.Usage(input_tokens=1, output_tokens=1)
-        return [rg.GeneratedText.from_text("x", usage=usage) for _ in texts]
-
-
-class TestTextsOnly(GeneratorContract):
-    identifier = "only-texts!x"
-    supports_messages = False
-    supports_max_tokens = False
-    deterministic = False
-
-    @pytest.fixture(autouse=True)
-    def _registered(self) -> Iterator[None]:
-        with rg.register_generator("only-texts", OnlyTexts):
-            yield
+from rigging.error import ProviderServerError, ProviderTimeoutError, RateLimitError, ResponseError
+from rigging.testing import (
+    EchoGenerator,
+    FailingGenerator,
+    FlakyGenerator,
+    ScriptedGenerator,
+    SlowGenerator,
+)
 
 
 def test_echo_honours_stop_and_max_tokens() -> None:
@@ -91,127 +65,71 @@ def test_a_reply_of_the_wrong_kind_says_so() -> None:
         asyncio.run(scripted.chat("Hi").run())
 
 
+def test_a_failing_generator_fails_every_request_with_an_error_of_its_own() -> None:
+    error = RateLimitError("slow down", retry_after=7)
+    failing = FailingGenerator(error)
+
+    chats = failing.chat("Hi").run_many_sync(2, on_failed="include")
+    completion = failing.complete("Hi").run_sync(on_failed="include")
+
+    errors = [*(chat.error for chat in chats), completion.error]
+    assert [(type(found), found.retry_after) for found in errors] == [(RateLimitError, 7)] * 3
+    assert len({id(found) for found in [error, *errors]}) == 4
+
+
+def test_a_failing_generator_without_an_error_fails_as_a_server_does() -> None:
+    with pytest.raises(ProviderServerError, match="this generator fails"):
+        FailingGenerator().chat("Hi").run_sync()
+
+
+def test_a_slow_generator_takes_its_time_for_all_at_once() -> None:
+    slow = SlowGenerator(delay_s=0.05)
+    started = time.monotonic()
+
+    chats = slow.chat().run_batch_sync(["one", "two"])
+
+    assert time.monotonic() - started >= 0.05
+    assert [chat.last.text for chat in chats] == ["one", "two"]
+    assert slow.complete("Hi").run_sync().generated == "Hi"
+
+
+def test_a_slow_generator_has_no_answer_for_who_waits_less() -> None:
+    slow = SlowGenerator(delay_s=60)
+
+    with pytest.raises(ProviderTimeoutError, match=r"no answer within 0\.01 s: delay_s is 60"):
+        slow.chat("Hi").with_(timeout=0.01).run_sync()
+
+
+def test_a_slow_generator_can_be_cancelled() -> None:
+    async def give_up() -> None:
+        async with asyncio.timeout(0.01):
+            await SlowGenerator(delay_s=60).chat("Hi").run()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+
+
+def test_a_flaky_generator_fails_each_prompt_a_few_times() -> None:
+    flaky = FlakyGenerator(failures=2)
+
+    def ask(prompt: str) -> str:
+        chat = flaky.chat(prompt).run_sync(on_failed="include")
+        return str(chat.error) if chat.failed else chat.last.text
+
+    asked = [ask(prompt) for prompt in ("a", "b", "a", "a", "b", "b", "b")]
+
+    first, second = "failure 1 of 2 [flaky]", "failure 2 of 2 [flaky]"
+    assert asked == [first, first, second, "a", second, "b", "b"]
+
+
+def test_a_flaky_generator_fails_with_the_error_it_was_given() -> None:
+    flaky = FlakyGenerator(RateLimitError("slow down"))
+
+    with pytest.raises(RateLimitError, match="slow down"):
+        flaky.complete("Hi").run_sync()
+    assert flaky.complete("Hi").run_sync().generated == "Hi"
+
+
 def test_testing_has_only_what_it_says() -> None:
     with pytest.raises(AttributeError, match="no attribute 'NoSuchThing'"):
         rg.testing.NoSuchThing  # noqa: B018
-
-
-# -- The suite itself: a generator that breaks one rule fails that rule's test -----------
-
-
-class Shuffling(EchoGenerator):
-    async def generate_texts(
-        self, texts: Sequence[str], params: Sequence[rg.GenerateParams]
-    ) -> Sequence[rg.GeneratedText | BaseException]:
-        results = await super().generate_texts(texts, params)
-        return sorted(results, key=str)
-
-
-class Short(EchoGenerator):
-    async def generate_texts(self, texts: Any, params: Any) -> Any:
-        return (await super().generate_texts(texts, params))[:1]
-
-
-class Raising(EchoGenerator):
-    async def generate_texts(self, texts: Any, params: Any) -> Any:
-        if not all(texts):
-            raise ValueError("empty")
-        return await super().generate_texts(texts, params)
-
-
-class FirstParamsForAll(EchoGenerator):
-    async def generate_texts(self, texts: Any, params: Any) -> Any:
-        widest = max(params, key=lambda own: own.max_tokens or 99, default=None)
-        return await super().generate_texts(texts, [widest] * len(texts))
-
-
-class IgnoringItsOwnParams(EchoGenerator):
-    async def generate_texts(self, texts: Any, params: Any) -> Any:
-        plain = EchoGenerator(model="x", params=rg.GenerateParams(max_tokens=6))
-        return await plain.generate_texts(texts, [rg.GenerateParams()] * len(texts))
-
-
-class Mutating(EchoGenerator):
-    async def generate_texts(self, texts: Any, params: Any) -> Any:
-        self.model += "x"
-        return await super().generate_texts(texts, params)
-
-
-class Silent(EchoGenerator):
-    async def generate_texts(self, texts: Any, params: Any) -> Any:
-        return [rg.GeneratedText(text=text) for text in texts]
-
-
-class Chatty(EchoGenerator):
-    def __repr__(self) -> str:
-        return f"Chatty({self.api_key})"
-
-
-class Lockful(EchoGenerator):
-    def __reduce__(self) -> Any:
-        raise TypeError("cannot pickle '_thread.lock' object")
-
-
-class Forgetful(EchoGenerator):
-    def unload(self) -> Any:
-        return None
-
-
-class OfTheFuture(EchoGenerator):
-    plugin_api = 2
-
-
-class StreamingOtherwise(EchoGenerator):
-    async def stream_texts(self, text: Any, params: Any) -> Any:
-        yield "something else"
-        yield rg.GeneratedText.from_text("something else")
-
-
-class PerLoop(EchoGenerator):
-    _loop: Any = None
-
-    async def generate_texts(self, texts: Any, params: Any) -> Any:
-        self._loop = self._loop or asyncio.get_running_loop()
-        if self._loop is not asyncio.get_running_loop():
-            raise RuntimeError("bound to another event loop")
-        return await super().generate_texts(texts, params)
-
-
-@pytest.mark.parametrize(
-    ("broken", "rule"),
-    [
-        (Short, "test_every_input_has_its_result"),
-        (Shuffling, "test_results_come_in_the_order_of_inputs"),
-        (Raising, "test_any_text_gives_a_result_or_that_items_error"),
-        (FirstParamsForAll, "test_params_are_per_item"),
-        (IgnoringItsOwnParams, "test_params_of_a_call_override_the_generators"),
-        (Mutating, "test_nothing_is_mutated"),
-        (Silent, "test_usage_and_stop_reason_are_filled"),
-        (StreamingOtherwise, "test_a_stream_gives_what_a_call_gives"),
-        (PerLoop, "test_one_event_loop_after_another"),
-        (Chatty, "test_its_key_is_never_shown"),
-        (Lockful, "test_it_pickles"),
-        (Forgetful, "test_load_and_unload_may_be_repeated_and_alternated"),
-        (OfTheFuture, "test_it_is_written_for_this_plugin_api"),
-        (EchoGenerator, "test_its_identifier_leads_back"),  # registered nowhere
-    ],
-)
-def test_a_broken_generator_fails_the_rule_it_breaks(broken: type[rg.Generator], rule: str) -> None:
-    with pytest.raises((AssertionError, rg.RiggingError, TypeError, ValueError, RuntimeError)):
-        getattr(GeneratorContract(), rule)(broken(model="x"))
-
-
-def test_a_contract_without_a_generator_says_what_it_needs(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        """
-        from rigging.testing import GeneratorContract
-
-        class TestMine(GeneratorContract):
-            pass
-        """
-    )
-
-    result = pytester.runpytest_subprocess("-k", "test_it_pickles")
-
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*a contract test names its `identifier`, or overrides*"])

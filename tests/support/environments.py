@@ -97,6 +97,10 @@ class Environment:
         """Install wheels alone: nothing that they depend on, and nothing over the net."""
         self.install("--offline", "--no-deps", *wheels)
 
+    def uninstall(self, distribution: str) -> None:
+        """Take a distribution away."""
+        _uv("pip", "uninstall", "--python", self.python, distribution, cwd=self.path)
+
     def installing(self, *arguments: str | Path) -> list[str]:
         """Return the command that installs, for a process that is to run it itself."""
         command = [uv.find_uv_bin(), "pip", "install", "--python", self.python, *arguments]
@@ -175,5 +179,7 @@ def _run(
         check=False,
     )
     shown = " ".join(map(str, command))
-    assert done.returncode == 0, f"{shown} exited with {done.returncode}:\n{done.stderr}"
+    assert done.returncode == 0, (
+        f"{shown} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+    )
     return done.stdout

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_type
 
+import pytest
+
 import rigging as rg
 from rigging.error import GenerationError, RateLimitError
 from rigging.generator import GenerateParams, Generator, get_generator
 from rigging.registry import Registration
-from rigging.testing import EchoGenerator, GeneratorContract, ScriptedGenerator
+from rigging.testing import (
+    EchoGenerator,
+    Fault,
+    GeneratorContract,
+    OpenAIServer,
+    ScriptedGenerator,
+    ServerReply,
+    SlowRequest,
+)
 
 
 class Custom(rg.Generator):
@@ -42,6 +52,21 @@ class OnlySuccesses(rg.Generator):
 class TestCustom(GeneratorContract):
     identifier = "custom!foo,custom_field=true"
     supports_texts = False
+    unsupported_params = frozenset({"top_k"})
+
+    @pytest.fixture
+    def faults(self) -> list[Fault]:
+        return [Fault(error=RateLimitError, arrange=lambda: None, retry_after=7)]
+
+    @pytest.fixture
+    def slow(self) -> SlowRequest:
+        return SlowRequest(after_s=0.1)
+
+
+def served() -> list[Fault]:
+    with OpenAIServer() as server:
+        server.prepare(ServerReply.refusal(429, retry_after=7), ServerReply(delay_s=1, cut=True))
+        return server.faults()
 
 
 async def main() -> None:

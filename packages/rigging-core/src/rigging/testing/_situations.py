@@ -39,7 +39,7 @@ class Fault:
     Example:
         >>> from rigging.error import ContextLengthError
         >>> Fault(error=ContextLengthError, prompt="word " * 100_000).described
-        "the prompt 'word word word word word word wo…'"
+        "the prompt 'word word word word word word…'"
     """
 
     error: type[GenerationError]

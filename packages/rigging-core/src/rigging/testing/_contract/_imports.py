@@ -14,7 +14,7 @@ __all__ = ["ImportRules"]
 
 # What every provider imports.
 _BASE: Final = "rigging.generator"
-_TRIES: Final = 3  # on a busy machine even CPU time varies
+_TRIES: Final = 2  # on a busy machine even CPU time varies
 
 
 class ImportRules(Subject):

@@ -81,7 +81,7 @@ class ParameterRules(Subject):
         )
 
     def test_nothing_is_changed(self, generator: Generator, kind: Kind, runner: Runner) -> None:
-        stop = {"stop": ["\n\n---\n\n"]} if self.supports_stop else {}
+        stop: dict[str, Any] = {"stop": VALUES["stop"]} if self.supports_stop else {}
         params = [self.params(**stop), self.params(max_tokens=2)]
         inputs = kind.inputs(PROMPTS[:2])
         before = copy.deepcopy((inputs, params, dict(generator)))

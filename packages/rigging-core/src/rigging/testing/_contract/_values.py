@@ -29,7 +29,7 @@ class ValueRules(Subject):
         self, generator: Generator, runner: Runner
     ) -> None:
         kind = self.kinds()[0]
-        for step in ("unload", "load", "load", "unload", "unload"):
+        for step in ("load", "load", "unload", "unload"):
             returned = getattr(generator, step)()
             assert returned is generator, (
                 f"load() and unload() may be repeated, and return the generator: {step}() "

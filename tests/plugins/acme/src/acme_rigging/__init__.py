@@ -1,0 +1,5 @@
+"""Acme's text generator for rigging."""
+
+from acme_rigging._generator import AcmeGenerator
+
+__all__ = ["AcmeGenerator"]
