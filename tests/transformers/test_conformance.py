@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from rigging.error import BadRequestError, ContextLengthError, ModelNotFoundError
 from rigging.params import GenerateParams
-from rigging.testing import Fault, GeneratorContract, SlowRequest
+from rigging.testing import Fault, GeneratorContract
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._sampling import UNSUPPORTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
