@@ -6,7 +6,7 @@ import pytest
 
 from rigging.error import BadRequestError, ContextLengthError, ModelNotFoundError
 from rigging.params import GenerateParams
-from rigging.testing import Fault, GeneratorContract
+from rigging.testing import Fault, GeneratorContract, SlowRequest
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._sampling import UNSUPPORTED
 
@@ -24,6 +24,11 @@ class TestTransformers(GeneratorContract):
         generator = TransformersGenerator(model=str(tiny_model))
         yield generator
         generator.unload()
+
+    @pytest.fixture
+    def slow(self) -> SlowRequest:
+        # The tiny model's context is soon full.
+        return SlowRequest(after_s=0.05)
 
     @pytest.fixture
     def faults(self, tiny_model: Path) -> Sequence[Fault]:

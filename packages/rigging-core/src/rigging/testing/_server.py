@@ -280,14 +280,14 @@ async def _send(request: ServerRequest, reply: ServerReply, connection: Connecti
         else:
             connection.send(reply.status, headers, body)
     else:
-        body_ = usual_body(request.path, request.body) if reply.body is None else reply.body
-        status, headers, sent = _json(reply.status, reply.headers, body_, request)
+        content = usual_body(request.path, request.body) if reply.body is None else reply.body
+        status, headers, body = _json(reply.status, reply.headers, content, request)
         if reply.cut:
-            connection.begin(status, {"Content-Length": str(len(sent)), **headers})
-            connection.write(sent[: len(sent) // 2])
+            connection.begin(status, {"Content-Length": str(len(body)), **headers})
+            connection.write(body[: len(body) // 2])
             connection.close()
         else:
-            connection.send(status, headers, sent)
+            connection.send(status, headers, body)
 
 
 async def _stream(

@@ -79,11 +79,13 @@ class CallerRules(Subject):
                 barrier.abort()
                 failures.append(error)
 
-        threads = [threading.Thread(target=run) for _ in range(2)]
+        threads = [threading.Thread(target=run, daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(self.patience_s)
+            if thread.is_alive():
+                failures.append(TimeoutError(f"no answer for {self.patience_s} s"))
         told = [error for error in failures if not isinstance(error, threading.BrokenBarrierError)]
         assert not failures, (
             f"a generator works on two event loops at once, in two threads: {told or failures}"

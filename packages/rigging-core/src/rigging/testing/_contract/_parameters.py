@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rigging.error import RiggingError, UnsupportedParameterWarning
 from rigging.params import GenerateParams
@@ -136,40 +136,54 @@ class ParameterRules(Subject):
                 asked = self.params(**{**values, name: value})
                 # A second time, to see that it is not said again.
                 times = 2 if name in unsupported else 1
-                heard = [
-                    self._warned_of(name, generator, kind, asked, runner) for _ in range(times)
-                ]
-                where = f"{name} (in {kind.name})"
-                if name not in unsupported and any(heard):
-                    broken.append(f"{where} is warned about, and not in `unsupported_params`")
-                elif name in unsupported and not (any(heard) or name in said):
-                    broken.append(f"{where} is unsupported, and no warning names it")
-                elif name in unsupported and sum(heard) + (name in said) > 1:
-                    broken.append(f"{where} is warned about again")
-                if any(heard):
+                told = [_told_of(name, generator, kind, asked, runner) for _ in range(times)]
+                fault = _fault(told, unsupported=name in unsupported, said=name in said)
+                if fault:
+                    broken.append(f"{name} (in {kind.name}) {fault}")
+                if any(one.warned for one in told):
                     said.add(name)
         assert not broken, (
             f"a parameter is honoured, or an UnsupportedParameterWarning names it, once: "
             f"{'; '.join(broken)}"
         )
 
-    def _warned_of(
-        self,
-        name: str,
-        generator: Generator,
-        kind: Kind,
-        params: GenerateParams,
-        runner: Runner,
-    ) -> bool:
-        """Ask, and tell whether a parameter was warned about; a refusal is as loud."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                runner.run(kind.ask(generator, PROMPTS[0], params))
-            except RiggingError as error:
-                return repr(name) in str(error)
-        return any(
-            issubclass(warning.category, UnsupportedParameterWarning)
-            and repr(name) in str(warning.message)
-            for warning in caught
-        )
+
+class _Told(NamedTuple):
+    """What a request with a parameter said of it."""
+
+    warned: bool
+    error: RiggingError | None
+    refused: bool  # the error names it, which is as loud
+
+
+def _told_of(
+    name: str, generator: Generator, kind: Kind, params: GenerateParams, runner: Runner
+) -> _Told:
+    error: RiggingError | None = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            runner.run(kind.ask(generator, PROMPTS[0], params))
+        except RiggingError as raised:
+            error = raised
+    warned = any(
+        issubclass(warning.category, UnsupportedParameterWarning)
+        and repr(name) in str(warning.message)
+        for warning in caught
+    )
+    return _Told(warned, error, repr(name) in str(error))
+
+
+def _fault(told: list[_Told], *, unsupported: bool, said: bool) -> str:
+    """Return what is wrong with what was said of a parameter; nothing if it is right."""
+    warned = sum(one.warned for one in told)
+    if not unsupported:
+        if warned:
+            return "is warned about, and not in `unsupported_params`"
+        failed = [one.error for one in told if one.error is not None]
+        return f"fails the request: {failed[0]!r}" if failed else ""
+    if warned + said > 1:
+        return "is warned about again"
+    if warned or said or all(one.refused for one in told):
+        return ""
+    return "is unsupported, and no warning names it"

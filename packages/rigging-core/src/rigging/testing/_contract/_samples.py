@@ -56,7 +56,7 @@ def another_value(
             built = cls(**{**values, name: value})
         except (InvalidValueError, ValueError):
             continue
-        if getattr(built, name) != default and getattr(built, name) != values.get(name):
+        if getattr(built, name) != default:
             return built
     return None
 
