@@ -248,7 +248,7 @@ class OfOneLoopAtATime(Careful):
         return await super().one(given, own)
 
 
-@breaks("test_a_cancelled_request_frees_its_place", patience_s=1.0)
+@breaks("test_a_cancelled_request_frees_its_place", patience_s=2.0)
 class Leaking(Careful):
     @contextlib.asynccontextmanager
     async def place(self) -> Any:
@@ -257,7 +257,7 @@ class Leaking(Careful):
         self.slots().release()
 
 
-@breaks("test_a_timeout_ends_a_request", patience_s=1.0)
+@breaks("test_a_timeout_ends_a_request", patience_s=2.0)
 class Timeless(Careful):
     async def wait(self, prompt: str, params: rg.GenerateParams) -> None:
         await super().wait(prompt, params.model_copy(update={"timeout": None}))
