@@ -70,7 +70,7 @@ class GeneratorContract(
         callers: How many ask at once.
         long_text: Characters of a very long prompt.
         max_stall_s: Seconds for which the event loop may stand still, on any machine.
-        patience_s: Seconds after which something that has to happen counts as failed.
+        patience_s: Seconds after which an answer counts as missing, loading included.
         max_import_ratio: CPU that importing the class may take, in imports of rigging.
     """
 
