@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 PROJECTS: Final = ROOT / "tests" / "plugins" / "projects"
 
+# Its tests run where it is installed: see `test_acme.py`.
+collect_ignore = ["acme"]
+
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
