@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
+import warnings
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
+from pydantic import Field, PrivateAttr
 
 import rigging as rg
 from rigging.testing import CONTRACT_VERSION, EchoGenerator, GeneratorContract
 from rigging.testing._contract import RULES
 from rigging.testing._contract._parameters import VALUES
+from rigging.testing._contract._runner import Runner
+from tests.core.providers import AllKinds, Colour
 from tests.core.testing_kit.broken import BROKEN
 
 # They start an interpreter each, so only those meant to break them are tested for them.
@@ -89,6 +96,94 @@ def test_every_parameter_is_tried() -> None:
 
 def test_the_contract_has_a_version() -> None:
     assert CONTRACT_VERSION == 1
+
+
+# -- What single rules find --------------------------------------------------------------
+
+
+def test_fields_of_any_kind_get_another_value() -> None:
+    class Contract(GeneratorContract):
+        unwritten_fields = frozenset({"callback"})
+        # No value can be guessed for what has parts of its own.
+        field_values: ClassVar[Any] = {
+            "colours": [Colour.odd],
+            "name": uuid.UUID(int=1),
+            "nested": {"name": "odd, one"},
+            "rows": [[1], [2, 3]],
+        }
+
+    with rg.register_generator("all", AllKinds):
+        Contract().test_an_identifier_carries_every_field(AllKinds(model="any"))
+
+
+def test_a_field_that_no_value_is_known_for_has_to_be_told() -> None:
+    class Even(EchoGenerator):
+        number: Annotated[int, Field(multiple_of=1000)] = 0
+
+    class Contract(GeneratorContract):
+        pass
+
+    class Told(GeneratorContract):
+        field_values: ClassVar[Any] = {"number": 2000}
+
+    with rg.register_generator("even", Even):
+        with pytest.raises(AssertionError, match="number: no other value is known; give"):
+            Contract().test_an_identifier_carries_every_field(Even(model="any"))
+        Told().test_an_identifier_carries_every_field(Even(model="any"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "unsupported", "text"),
+    [
+        pytest.param("warns", set(), r"top_k .* is warned about, and not in", id="unexpected"),
+        pytest.param("warns twice", {"top_k"}, r"top_k .* is warned about again", id="again"),
+        pytest.param("is silent", {"top_k"}, r"top_k .* no warning names it", id="silent"),
+        pytest.param("fails", set(), r"top_k .* fails the request: BadReq", id="fails"),
+        pytest.param("fails otherwise", {"top_k"}, "no warning names it", id="fails-otherwise"),
+        pytest.param("fails", {"top_k"}, "", id="refused-by-name"),
+        pytest.param("warns", {"top_k"}, "", id="warned-once"),
+    ],
+)
+def test_a_parameter_is_never_dropped_silently(
+    broken: str, unsupported: set[str], text: str
+) -> None:
+    class Picky(EchoGenerator):
+        _warned: bool = PrivateAttr(default=False)
+
+        async def generate_texts(self, texts: Any, params: Any) -> Any:
+            if params and params[0].top_k is not None:
+                if broken == "fails":
+                    raise rg.error.BadRequestError("no 'top_k' here")
+                if broken == "fails otherwise":
+                    raise rg.error.BadRequestError("no")
+                if broken == "warns twice" or (broken == "warns" and not self._warned):
+                    self._warned = True
+                    warnings.warn("no 'top_k'", rg.error.UnsupportedParameterWarning, stacklevel=1)
+            return await super().generate_texts(texts, params)
+
+    class Contract(GeneratorContract):
+        supports_messages = False
+        unsupported_params = frozenset(unsupported)
+
+    expected = pytest.raises(AssertionError, match=text) if text else nullcontext()
+    with Runner(30) as runner, expected:
+        Contract().test_a_parameter_is_honoured_or_warned_about(Picky(model="any"), runner)
+
+
+def test_a_request_that_never_ends_fails_its_test() -> None:
+    with (
+        Runner(0.01) as runner,
+        pytest.raises(pytest.fail.Exception, match=r"there was no answer for 0\.01 s"),
+    ):
+        runner.run(asyncio.sleep(60))
+
+
+def test_a_timeout_of_the_generators_own_is_left_alone() -> None:
+    async def late() -> None:
+        raise TimeoutError("mine")
+
+    with Runner(30) as runner, pytest.raises(TimeoutError, match="mine"):
+        runner.run(late())
 
 
 # -- Inheriting it -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import rigging as rg
 from rigging.testing import OpenAIServer, ServerReply
 
 pytest_plugins = ["rigging.testing.fixtures"]
@@ -246,6 +248,41 @@ def test_a_port_that_is_taken_is_an_error(openai_server: OpenAIServer) -> None:
 
     with pytest.raises(OSError, match="ddress already in use"), other:
         pass
+
+
+def test_there_is_a_fault_for_every_error(
+    client: http.client.HTTPConnection, openai_server: OpenAIServer
+) -> None:
+    faults = openai_server.faults()
+    errors = {
+        error
+        for name in rg.error.__all__
+        if issubclass(error := getattr(rg.error, name), rg.error.GenerationError)
+    }
+
+    assert {fault.error for fault in faults} == errors - {rg.error.GenerationError}
+    (refused,) = [fault for fault in faults if fault.name == "401"]
+    assert ask(client, messages=[{"role": "user", "content": refused.prompt}]).status == 401
+
+
+def test_a_slow_request_lasts(openai_server: OpenAIServer) -> None:
+    slow = openai_server.slow_request()
+
+    assert openai_server.replies[slow.prompt].delay_s > 600
+
+
+def test_what_is_awaited_of_a_server_comes(
+    client: http.client.HTTPConnection, openai_server: OpenAIServer
+) -> None:
+    openai_server.prepare(ServerReply(delay_s=3600))
+    client.request("POST", "/v1/chat/completions", json.dumps(HI))
+
+    async def wait() -> None:
+        await openai_server.received(1)
+        client.close()
+        await openai_server.left_by(1)
+
+    asyncio.run(wait())
 
 
 def wait_until(true: Any) -> None:
