@@ -112,7 +112,9 @@ def test_requests_are_recorded(
 
     first, second = openai_server.requests
     assert (first.path, first.query) == ("chat/completions", {"version": "2"})
-    assert first.headers["Authorization"] == "Bearer sk-mine"
+    assert first.headers["Authorization"] == first.headers["AUTHORIZATION"] == "Bearer sk-mine"
+    assert "Authorization" in repr(first)
+    assert len(first.headers) == len(dict(first.headers)) > 3
     assert first.body["messages"] == HI["messages"]
     assert second.path == "completions"
     assert first.connection == second.connection

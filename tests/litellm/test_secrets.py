@@ -29,9 +29,9 @@ def test_the_key_is_sent_in_the_authorization_header_only(make: Make, server: Op
     asyncio.run(make().complete("Hi").run())
 
     for request in server.requests:
-        headers = dict(request.headers)
-        assert headers.pop("Authorization") == f"Bearer {KEY}"
-        assert KEY not in repr((request.path, headers, request.body))
+        assert request.headers["Authorization"] == f"Bearer {KEY}"
+        others = [value for value in request.headers.values() if value != f"Bearer {KEY}"]
+        assert KEY not in repr((request.path, others, request.body))
 
 
 def test_no_result_holds_the_key(make: Make) -> None:

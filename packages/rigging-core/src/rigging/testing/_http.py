@@ -9,17 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from types import TracebackType
 
-__all__ = ["Connection", "HTTPRequest", "HTTPServer"]
+__all__ = ["Connection", "HTTPRequest", "HTTPServer", "Headers"]
 
 _START_S: Final = 10.0
+
+
+class Headers(Mapping[str, str]):
+    """Headers as they were written, found in any case."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._pairs = {name.lower(): (name, value) for name, value in pairs}
+
+    def __getitem__(self, name: str) -> str:
+        return self._pairs[name.lower()][1]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._pairs.values())
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 class HTTPRequest(NamedTuple):
@@ -28,7 +48,7 @@ class HTTPRequest(NamedTuple):
     Attributes:
         method: ``POST`` or another.
         target: Path and query.
-        headers: As they were written.
+        headers: As they were written; found in any case.
         body: What came after them.
         port: The caller's, which tells connections apart.
     """
@@ -134,10 +154,9 @@ class Connection(asyncio.Protocol):
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ", 2)
         pairs = (line.partition(":") for line in lines)
-        headers = {name: value.strip() for name, _, value in pairs}
-        lowered = {name.lower(): value for name, value in headers.items()}
+        headers = Headers((name, value.strip()) for name, _, value in pairs)
         start = len(head) + len(found)
-        end = start + int(lowered.get("content-length", 0))
+        end = start + int(headers.get("Content-Length", 0))
         if len(self._received) < end:
             return None
         body = bytes(self._received[start:end])

@@ -100,7 +100,7 @@ class ServerRequest:
 
     Attributes:
         path: Below ``/v1``, or below the root.
-        headers: As they were sent.
+        headers: As they were sent; found in any case.
         body: The JSON.
         at: `time.monotonic`.
         query: Names and values behind the path.
@@ -349,5 +349,4 @@ def _with_key(text: str, request: ServerRequest) -> str:
     """Put the caller's key where the reply repeats it."""
     if _KEY not in text:
         return text
-    lowered = {name.lower(): value for name, value in request.headers.items()}
-    return text.replace(_KEY, lowered.get("authorization", "").removeprefix("Bearer "))
+    return text.replace(_KEY, request.headers.get("Authorization", "").removeprefix("Bearer "))
