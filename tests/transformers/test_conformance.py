@@ -15,15 +15,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Path) -> Iterator[TransformersGenerator]:
+    """One generator for all rules, so that its model is not loaded for each of them."""
+    generator = TransformersGenerator(model=str(tiny_model))
+    yield generator
+    generator.unload()
+
+
 class TestTransformers(GeneratorContract):
     # The tiny model's chat template knows nothing of tools.
     unsupported_params = frozenset({*UNSUPPORTED, "tools"})
 
     @pytest.fixture
-    def generator(self, tiny_model: Path) -> Iterator[TransformersGenerator]:
-        generator = TransformersGenerator(model=str(tiny_model))
-        yield generator
-        generator.unload()
+    def generator(self, loaded: TransformersGenerator) -> TransformersGenerator:
+        return loaded
 
     @pytest.fixture
     def slow(self) -> SlowRequest:

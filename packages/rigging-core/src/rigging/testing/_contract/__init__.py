@@ -69,7 +69,7 @@ class GeneratorContract(
         heavy_modules: Top modules that importing the class must not bring.
         callers: How many ask at once.
         long_text: Characters of a very long prompt.
-        max_stall_s: Seconds for which the event loop may stand still, on any machine.
+        max_stall_s: Seconds for which the event loop may stand still, since machines are busy.
         patience_s: Seconds after which an answer counts as missing, loading included.
         max_import_ratio: CPU that importing the class may take, in imports of rigging.
     """
