@@ -236,7 +236,7 @@ def test_a_generator_that_is_gone_leaves_no_connection_on_a_loop_that_was_shut_d
         del generator
         gc.collect()
         async with asyncio.timeout(30):
-            while await _open_connections(server):  # noqa: ASYNC110 (it is on another loop)
+            while server.open_connections:  # noqa: ASYNC110 (it is on another loop)
                 await asyncio.sleep(0.01)
 
     asyncio.run(run())

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -175,6 +175,85 @@ atexit.register(lambda: print(len(steps), flush=True))
 
     at_end, at_exit = map(int, done.stdout.split())
     assert at_exit <= at_end + 3 < 100
+
+
+# Each child is a Python of its own that exits in the midst of something; forks, because torch
+# takes seconds to import.
+EXITS = """
+import asyncio, atexit, contextlib, os, sys, threading, time
+import rigging_transformers._loading, rigging_transformers._loop
+from rigging import GenerateParams
+from rigging.error import RiggingError
+from rigging_transformers import TransformersGenerator
+
+generator = TransformersGenerator(model=sys.argv[1])
+
+async def ask(rows, tokens):
+    params = GenerateParams(max_tokens=tokens, temperature=0)
+    return await generator.generate_texts(["Hello"] * rows, [params] * rows)
+
+async def ask_on():
+    while True:
+        await ask(1, 2)
+
+def behind(call):
+    def quietly():
+        with contextlib.suppress(RiggingError):  # what the thread is told, and may show
+            call()
+
+    threading.Thread(target=quietly, daemon=True).start()
+
+def exit_while_a_batch_runs():
+    generator.load()
+    behind(lambda: asyncio.run(ask(3000, 200)))
+
+def exit_while_it_loads():
+    behind(generator.load)
+
+def exit_while_others_ask():
+    generator.load()
+    atexit.register(time.sleep, 0.3)
+    behind(lambda: asyncio.run(ask_on()))
+
+def ask_while_it_exits():
+    generator.load()
+    atexit.register(lambda: print(asyncio.run(ask(1, 2))[0], flush=True))
+
+for how in sys.argv[2:]:
+    child = os.fork()
+    if child == 0:
+        globals()[how]()
+        time.sleep(0.05)
+        sys.exit()
+    _, status = os.waitpid(child, 0)
+    print(how, "status", status, flush=True)
+"""
+EXITING: Final = (
+    "exit_while_a_batch_runs",
+    "exit_while_it_loads",
+    "exit_while_others_ask",
+    "ask_while_it_exits",
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_python_exits_without_a_noise_whatever_the_engine_does(tiny_model: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", EXITS, str(tiny_model), *EXITING],
+        capture_output=True,
+        text=True,
+        # One thread: what is looked for is not in the kernels, and forked pools are slow.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        check=True,
+    )
+
+    statuses = [line for line in done.stdout.splitlines() if " status " in line]
+    others = [line for line in done.stdout.splitlines() if line not in statuses]
+    assert statuses == [f"{how} status 0" for how in EXITING]
+    assert len(others) == 1
+    assert others[0].startswith("the engine cannot run: Python is exiting")
+    assert "FATAL" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -56,6 +56,28 @@ def test_loading_and_unloading_may_be_repeated_and_alternated(
     assert say(generator) == first
 
 
+def test_plugins_are_told_when_a_model_is_loaded_and_unloaded(
+    generator: TransformersGenerator,
+) -> None:
+    told: list[object] = []
+
+    class Listens:
+        def rigging_model_loaded(self, event: rg.events.ModelLoaded) -> None:
+            told.append(event)
+
+        def rigging_model_unloaded(self, event: rg.events.ModelUnloaded) -> None:
+            told.append(event)
+
+    with rg.plugins.manager.register(Listens()):
+        generator.load().load().unload().unload()
+
+    loaded, unloaded = told
+    assert isinstance(loaded, rg.events.ModelLoaded)
+    assert loaded[:2] == ("transformers", generator.model)
+    assert loaded.duration_s > 0
+    assert unloaded == rg.events.ModelUnloaded("transformers", generator.model)
+
+
 def test_unloading_gives_the_memory_back(generator: TransformersGenerator) -> None:
     bad = SHORT.merge_with(GenerateParams(extra={"no_repeat_ngram_size": "x"}))
     results = asyncio.run(generator.generate_texts(["Hi", "Hi", "Hi"], [SHORT, bad, SHORT]))

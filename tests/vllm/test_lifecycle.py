@@ -35,6 +35,19 @@ def ask(generator: VLLMGenerator, text: str = "One two", **params: Any) -> Any:
     return result
 
 
+class Told:
+    """A plugin that keeps what it is told of models."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def rigging_model_loaded(self, event: rg.events.ModelLoaded) -> None:
+        self.events.append(event)
+
+    def rigging_model_unloaded(self, event: rg.events.ModelUnloaded) -> None:
+        self.events.append(event)
+
+
 def test_threads_that_load_at_once_start_one_engine(generator: VLLMGenerator) -> None:
     loaded = []
     threads = [threading.Thread(target=lambda: loaded.append(generator.load())) for _ in range(4)]
@@ -113,10 +126,13 @@ def test_unloading_ends_the_engine_once_it_has_answered_and_the_next_use_starts_
     thread.start()
     while not generator._engine._worker._responder._tasks:  # type: ignore[attr-defined]
         time.sleep(0.001)
-    assert generator.unload().unload() is generator
-    thread.join()
+    told = Told()
+    with rg.plugins.manager.register(told):
+        assert generator.unload().unload() is generator
+        thread.join()
 
-    assert engine_processes() == []
+        assert engine_processes() == []
+        assert told.events == [rg.events.ModelUnloaded("vllm", generator.model)]
     lost = ask(borrower)
     assert isinstance(lost, rg.error.ProviderServerError)
     assert "does not run any more" in str(lost)
@@ -127,7 +143,10 @@ def test_unloading_ends_the_engine_once_it_has_answered_and_the_next_use_starts_
     late = ask(generator, timeout=0.2)
     assert time.monotonic() - started < 10
     assert isinstance(late, rg.error.ProviderTimeoutError)
-    assert ask(generator).text == before
+    with rg.plugins.manager.register(told):
+        assert ask(generator).text == before
+    assert told.events[1][:2] == ("vllm", generator.model)
+    assert told.events[1].duration_s > 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")

@@ -331,6 +331,14 @@ class Logging(Careful):
         return super().answer(given, prompt, params)
 
 
+@breaks("test_no_event_shows_the_key")
+class Telling(Careful):
+    def answer(self, given: Any, prompt: str, params: rg.GenerateParams) -> Any:
+        event = rg.events.ModelLoaded("careful", str(self.api_key), 0.0)
+        rg.plugins.manager.tell("rigging_model_loaded", event)
+        return super().answer(given, prompt, params)
+
+
 @breaks("test_no_error_shows_the_key")
 class Complaining(Careful):
     def failure(self) -> Exception:

@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import gc
 import os
+import time
 import weakref
 from collections import deque
 from concurrent.futures import Future
@@ -19,6 +20,8 @@ from threading import Lock, Thread, current_thread
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rigging.error import MissingDependencyError, ProviderServerError, RiggingError
+from rigging.events import ModelLoaded, ModelUnloaded
+from rigging.plugins import manager
 from rigging_transformers._request import fresh
 from rigging_transformers._source import PROVIDER, LoadSpec, locate, require_modules
 from rigging_transformers._ticket import Outbox, Ticket, is_lost
@@ -252,7 +255,10 @@ class Engine:
                     f"torch or transformers is installed, but does not import: {error}",
                     error.name or "transformers",
                 ) from error
+            began = time.perf_counter()
             self._own = load(spec, source)
+            event = ModelLoaded(PROVIDER, spec.model, time.perf_counter() - began)
+            manager.tell("rigging_model_loaded", event)
         return self._own
 
     def _free(self) -> None:
@@ -260,7 +266,7 @@ class Engine:
             return
         from rigging_transformers._memory import free_memory  # noqa: PLC0415
 
-        model = self._own.model
+        model, name = self._own.model, self._own.name
         weights = [weakref.ref(weight) for weight in (*model.parameters(), *model.buffers())]
         del model
         self._own = None
@@ -269,6 +275,7 @@ class Engine:
         if any(weight() is not None for weight in weights):
             gc.collect()
         free_memory()
+        manager.tell("rigging_model_unloaded", ModelUnloaded(PROVIDER, name))
 
 
 def _begin_anew() -> None:

@@ -15,13 +15,17 @@ import gc
 import multiprocessing
 import os
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
+from rigging.events import ModelLoaded, ModelUnloaded
+from rigging.plugins import manager
 from rigging_vllm._ending import ended, is_ending
 from rigging_vllm._errors import load_error, placed
 from rigging_vllm._loading import build
 from rigging_vllm._responder import Responder
+from rigging_vllm._source import PROVIDER
 from rigging_vllm._ticket import refuse
 
 if TYPE_CHECKING:
@@ -138,6 +142,7 @@ class Worker:
         # Kept in no local variable: what vLLM's modules keep of their import holds the frames
         # of this call for good, and an engine in one would outlive its shutdown.
         # Building blocks this loop, on which nothing else has begun.
+        began = time.perf_counter()
         self._llm = build(self.spec, self._go_on)
         try:
             self._responder = Responder(self._llm, self._loop)
@@ -147,6 +152,8 @@ class Worker:
         # Again: at exit it goes before what vLLM has registered, which would meet an engine
         # at work.
         atexit.register(self._exit)
+        loaded = ModelLoaded(PROVIDER, self.spec.model, time.perf_counter() - began)
+        manager.tell("rigging_model_loaded", loaded)
 
     def _go_on(self) -> None:
         if self._is_exiting:
@@ -160,6 +167,7 @@ class Worker:
         await responder.drain()
         self._llm.shutdown(_SHUTDOWN_S)
         self._llm = self._responder = None
+        manager.tell("rigging_model_unloaded", ModelUnloaded(PROVIDER, self.spec.model))
 
     def _accept(self) -> None:
         if self._responder is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 from typing import TYPE_CHECKING, Final
 
+from rigging.plugins import manager
 from rigging.testing._contract._assigning import assigned
 from rigging.testing._contract._exposure import shown_of_error, shown_of_generator
 from rigging.testing._contract._subject import PROMPTS, Subject, needs
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from rigging.events import (
+        ModelLoaded,
+        ModelUnloaded,
+        RequestFailed,
+        RequestFinished,
+        RequestStarted,
+    )
     from rigging.generator import Generator
     from rigging.testing._contract._kinds import Kind
     from rigging.testing._contract._runner import Runner
@@ -47,6 +56,15 @@ class SecretRules(Subject):
         assert not records, f"no log record shows a key, at any level: {records[0].name} wrote one"
         assert key not in result.model_dump_json(), "no result shows a key"
 
+    def test_no_event_shows_the_key(self, generator: Generator, kind: Kind, runner: Runner) -> None:
+        told = _Told()
+        start = generator.chat if kind.name == "messages" else generator.complete
+        with _planted(generator) as key, manager.register(told):
+            runner.run(start(PROMPTS[0]).with_(self.params()).run())
+        assert told.events, "plugins are told of the requests of pipelines"
+        leaks = [event for event in told.events if key in f"{event!r} {pickle.dumps(event)!r}"]
+        assert not leaks, f"no event shows a key: a {type(leaks[0]).__name__} does"
+
     @needs("can_fail")
     def test_no_error_shows_the_key(
         self,
@@ -77,6 +95,28 @@ class SecretRules(Subject):
                 f"no log record shows a key, at any level ({fault.described}): "
                 f"{records[0].name} wrote one"
             )
+
+
+class _Told:
+    """A plugin that keeps the events it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def rigging_request_started(self, event: RequestStarted) -> None:
+        self.events.append(event)
+
+    def rigging_request_finished(self, event: RequestFinished) -> None:
+        self.events.append(event)
+
+    def rigging_request_failed(self, event: RequestFailed) -> None:
+        self.events.append(event)
+
+    def rigging_model_loaded(self, event: ModelLoaded) -> None:
+        self.events.append(event)
+
+    def rigging_model_unloaded(self, event: ModelUnloaded) -> None:
+        self.events.append(event)
 
 
 @contextlib.contextmanager
