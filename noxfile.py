@@ -80,19 +80,7 @@ def typing(session: nox.Session) -> None:
 @nox.parametrize("suite", SUITES, ids=SUITES)
 def tests(session: nox.Session, suite: str) -> None:
     """Test core without any provider, then each provider in an environment of its own."""
-    _install_suite(session, suite)
-    # What the suite is about must be there: its absence fails the tests instead of skipping them.
-    session.env["RIGGING_REQUIRE"] = suite
-    session.env.update(LOCAL_ONLY)
-    if suite == "core":
-        # A selection of tests covers less, so only the whole suite is measured.
-        coverage = () if session.posargs else ("--cov",)
-        paths = ("tests/core", "tests/plugins", "tests/docs", *coverage)
-        if any(Path(argument.partition("::")[0]).exists() for argument in session.posargs):
-            paths = ()  # the arguments say which tests
-    else:
-        paths = (f"tests/{suite}",)
-    session.run("pytest", *paths, *session.posargs)
+    _test(session, suite)
 
 
 @nox.session
@@ -132,6 +120,12 @@ def demo(session: nox.Session) -> None:
 
 
 # --- On request ------------------------------------------------------------------------------
+
+
+@nox.session(default=False)
+def tests_vllm(session: nox.Session) -> None:
+    """Test on real vLLM, in its CPU build; the same as `tests(vllm)`, a name without brackets."""
+    _test(session, "vllm")
 
 
 @nox.session(default=False)
@@ -187,6 +181,26 @@ def constraints(session: nox.Session, name: str) -> None:
     # Without the local part: `torch==2.13.0` is met by `2.13.0+cpu` here, by another one elsewhere.
     pins = re.findall(r"^([\w.-]+==[\w.!]+)", str(frozen), flags=re.MULTILINE)
     (CONSTRAINTS / f"{name}.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
+
+
+# --- Testing ---------------------------------------------------------------------------------
+
+
+def _test(session: nox.Session, suite: str) -> None:
+    """Run one of the `SUITES` in its environment."""
+    _install_suite(session, suite)
+    # What the suite is about must be there: its absence fails the tests instead of skipping them.
+    session.env["RIGGING_REQUIRE"] = suite
+    session.env.update(LOCAL_ONLY)
+    if suite == "core":
+        # A selection of tests covers less, so only the whole suite is measured.
+        coverage = () if session.posargs else ("--cov",)
+        paths = ("tests/core", "tests/plugins", "tests/docs", *coverage)
+        if any(Path(argument.partition("::")[0]).exists() for argument in session.posargs):
+            paths = ()  # the arguments say which tests
+    else:
+        paths = (f"tests/{suite}",)
+    session.run("pytest", *paths, *session.posargs)
 
 
 # --- Installing ------------------------------------------------------------------------------
