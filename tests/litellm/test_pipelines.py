@@ -13,10 +13,17 @@ from tests.support.openai_server import OpenAIServer, Reply, error_body
 from tests.support.retries import LIBRARIES, note_sleeping, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rigging_litellm import LiteLLMGenerator
+
+
+@pytest.fixture
+def running_server() -> Iterator[OpenAIServer]:
+    """One for each test: requests are counted to the last one, and litellm keeps connections."""
+    with OpenAIServer() as server:
+        yield server
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
