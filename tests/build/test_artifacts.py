@@ -85,7 +85,7 @@ def test_releases_of_litellm_that_were_compromised_are_excluded(wheel: Find) -> 
     assert not [v for v in ("1.82.7", "1.82.8", "1.107.0") if litellm.specifier.contains(v)]
 
 
-def test_cores_extras_bring_the_providers_the_bar_and_pytest(wheel: Find) -> None:
+def test_cores_extras_bring_the_providers_and_what_is_optional(wheel: Find) -> None:
     distribution = read(wheel(CORE))
     brought = {
         extra: {
@@ -98,7 +98,7 @@ def test_cores_extras_bring_the_providers_the_bar_and_pytest(wheel: Find) -> Non
 
     expected = {package.provider: {package.name} for package in PROVIDERS}
     everything = {"all": {package.name for package in PROVIDERS}}
-    others = {"progress": {"tqdm"}, "testing": {"pytest"}}
+    others = {"otel": {"opentelemetry-api"}, "progress": {"tqdm"}, "testing": {"pytest"}}
     assert brought == expected | everything | others
 
 
