@@ -210,7 +210,7 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
     """Install what one of the `SUITES` needs, at the tested versions or at the newest."""
     pins = suite if tested else None
     if suite == "core":
-        _install(session, "core", groups=("test-core",), constraints=pins)
+        _install(session, "core[cli]", groups=("test-core",), constraints=pins)
     elif suite == "litellm":
         # With the other provider of OpenAI's protocol, to compare what comes back.
         _install(session, "core", "litellm", "openai", groups=("test-litellm",), constraints=pins)
@@ -274,7 +274,7 @@ def _install_small_model(session: nox.Session) -> None:
 
 def _install_tools(session: nox.Session, *groups: str, tested: bool = True) -> None:
     """Install dependency groups and all packages; of the providers' dependencies nothing."""
-    _install(session, "core", groups=groups, constraints="tools" if tested else None)
+    _install(session, "core[cli]", groups=groups, constraints="tools" if tested else None)
     providers = [arg for name in PROVIDERS for arg in ("-e", f"packages/rigging-{name}")]
     session.install("--no-deps", *providers)
 

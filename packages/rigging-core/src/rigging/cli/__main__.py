@@ -1,0 +1,5 @@
+"""``python -m rigging.cli`` is ``rigging``, where scripts are not on the path."""
+
+from rigging.cli import main
+
+main()
