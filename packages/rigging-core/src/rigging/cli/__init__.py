@@ -22,4 +22,4 @@ def main() -> None:
             f"The command line needs {error.name}, which is not installed: "
             f"`pip install 'rigging-core[cli]'`."
         )
-    sys.exit(run())
+    run()
