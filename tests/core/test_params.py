@@ -129,3 +129,29 @@ def _hashable(values: dict[str, Any]) -> bool:
     except TypeError:
         return False
     return True
+
+
+# -- One after another -------------------------------------------------------------------
+
+
+def test_merged_gives_the_same_object_for_the_same_two() -> None:
+    merged = rg.params.Merged()
+    base, own = rg.GenerateParams(temperature=0.5), rg.GenerateParams(max_tokens=9)
+
+    first = merged(base, own)
+
+    assert merged(base, own) is first
+    assert first == base.merge_with(own)
+    assert merged(base, rg.GenerateParams(max_tokens=8)).max_tokens == 8
+    assert merged(own, base).temperature == 0.5
+
+
+@pytest.mark.parametrize("held", [{"stop": ["a"]}, {"extra": {"user": "bob"}}])
+def test_merged_shares_nothing_that_can_change(held: dict[str, Any]) -> None:
+    merged = rg.params.Merged()
+    base, own = rg.GenerateParams(**held), rg.GenerateParams(max_tokens=9)
+
+    first = merged(base, own)
+    (first.stop or first.extra).clear()
+
+    assert merged(base, own) == base.merge_with(own) != first

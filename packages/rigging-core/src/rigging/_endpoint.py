@@ -132,7 +132,8 @@ class Endpoint:
             waiter = _Waiter(min_delay_s)
             # Behind the first one: what holds that back has been counted for its own start.
             self._line.insert(1 if again else len(self._line), waiter)
-            self.admit()
+            if self._line[0] is waiter:  # else what holds the first one back holds this one, too
+                self.admit()
             try:
                 attempt = await waiter.turn
             except BaseException:

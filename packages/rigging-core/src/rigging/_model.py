@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
@@ -52,10 +53,16 @@ def field_names(name: str, field: FieldInfo) -> list[str]:
     return list(dict.fromkeys([name, *(other for other in others if isinstance(other, str))]))
 
 
+# What cannot change in place, and is nearly all that fields hold.
+_FIXED: Final = frozenset({NoneType, bool, float, int, str})
+
+
 def snapshot(value: Any) -> Any:
     """Return a value as it is now: of what can change in place, a copy to compare with later."""
     if isinstance(value, dict):
-        return {name: snapshot(part) for name, part in value.items()}
+        return {
+            name: part if type(part) in _FIXED else snapshot(part) for name, part in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [snapshot(part) for part in value]
     return snapshot(value.__dict__) if isinstance(value, BaseModel) else value
@@ -104,6 +111,15 @@ class Model(BaseModel):
         except ValidationError as error:
             # From None: the original repeats what we have just said, with the input in it.
             raise self.refusal(error) from None
+
+    if not TYPE_CHECKING:  # it would let any name pass
+
+        def __getattr__(self, name: str) -> Any:
+            # Pydantic's own takes many times as long, and some of these are read per request.
+            private = self.__pydantic_private__
+            if private is not None and name in private:
+                return private[name]
+            return super().__getattr__(name)
 
     @classmethod
     def refusal(cls, error: ValidationError) -> InvalidValueError:

@@ -121,7 +121,7 @@ class Generator(Model):
     _chat_watches: tuple[Callable[[Chat], Any], ...] = PrivateAttr(default=())
     _completion_watches: tuple[Callable[[Completion], Any], ...] = PrivateAttr(default=())
     # What `to_identifier` returned last, and what it was written from.
-    _last_written: tuple[object, str] | None = PrivateAttr(default=None)
+    _last_written: tuple[object, str] = PrivateAttr(default=(None, ""))
 
     # -- For users -----------------------------------------------------------------------
 
@@ -213,9 +213,11 @@ class Generator(Model):
             return self._written(name, params, short=short)
         # Every run asks for it, and writing it anew costs more than the rest of a request.
         now = (name, snapshot({**self.__dict__, **(self.model_extra or {})}))
-        if self._last_written is None or self._last_written[0] != now:
-            self._last_written = now, self._written(name, None, short=False)
-        return self._last_written[1]
+        seen, text = self._last_written
+        if seen != now:
+            text = self._written(name, None, short=False)
+            self._last_written = now, text
+        return text
 
     def load(self: _SelfT) -> _SelfT:
         """Bring the model into memory, where there is one to bring; may be repeated.

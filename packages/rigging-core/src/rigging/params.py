@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_serializer, field_validator
@@ -11,11 +12,12 @@ from rigging._model import Model
 from rigging.error import InvalidParamsError
 from rigging.redaction import without_secrets
 
-__all__ = ["GenerateParams"]
+__all__ = ["GenerateParams", "Merged"]
 
 
 # Fields whose values can be changed in place.
 _CONTAINERS: Final = ("stop", "tools", "tool_choice", "modalities", "audio", "extra")
+_containers_of: Final = itemgetter(*_CONTAINERS)
 
 
 def _as_list(value: object) -> object:
@@ -124,11 +126,10 @@ class GenerateParams(Model):
 
     def unshared(self) -> GenerateParams:
         """Return parameters with containers of their own: themselves, if they hold none."""
-        values = self.__dict__
-        for name in _CONTAINERS:
-            if values[name]:
-                return self.merge_with()
-        return self
+        return self.merge_with() if self._holds_containers() else self
+
+    def _holds_containers(self) -> bool:
+        return any(_containers_of(self.__dict__))
 
     @field_serializer("extra")
     def _extra_without_secrets(self, extra: dict[str, Any]) -> dict[str, Any]:
@@ -150,3 +151,33 @@ class GenerateParams(Model):
         values = self.unshared()
         set_ = {k: v for k, v in values.__dict__.items() if v is not None and k != "extra"}
         return {**set_, **values.extra}
+
+
+class Merged:
+    """A generator's parameters, overridden by those of its requests, one after another.
+
+    Most requests of a batch have the same ones, so the last result is given again, unless it
+    holds what could be changed in place.
+
+    Example:
+        >>> merged, base = Merged(), GenerateParams(temperature=0.5)
+        >>> merged(base, GenerateParams(max_tokens=9)).to_dict()
+        {'temperature': 0.5, 'max_tokens': 9}
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[GenerateParams | None, GenerateParams | None, GenerateParams] = (
+            None,
+            None,
+            GenerateParams(),
+        )
+
+    def __call__(self, base: GenerateParams, own: GenerateParams) -> GenerateParams:
+        """Return ``base.merge_with(own)``."""
+        last_base, last_own, merged = self._last
+        if last_base is base and last_own is own:
+            return merged
+        merged = base.merge_with(own)
+        if not merged._holds_containers():
+            self._last = base, own, merged
+        return merged

@@ -28,6 +28,8 @@ _IN_WORDS: Final = re.compile(r"unsupported|not supported|\binstead\b", re.IGNOR
 _RENAMED: Final = {"max_tokens": "max_completion_tokens"}
 _USAGE: Final = "stream_options"
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+
 
 class Adapted:
     """What is known of each endpoint and model."""
@@ -49,28 +51,24 @@ class Adapted:
         """
         self._without_usage.discard(endpoint)
 
-    def left_out(self, endpoint: Hashable, arguments: Mapping[str, Any]) -> frozenset[str]:
-        """Return the names of the arguments that the endpoint does not take."""
-        refused = self._refused.get(endpoint)
-        if not refused:
-            return frozenset()
-        return frozenset(
+    def taken(
+        self, endpoint: Hashable, arguments: dict[str, Any]
+    ) -> tuple[dict[str, Any], frozenset[str]]:
+        """Return the arguments as the endpoint takes them, and the names of those left out."""
+        refused, renamed = self._refused.get(endpoint), self._renamed.get(endpoint)
+        if not refused and not renamed:
+            return arguments, _NOTHING
+        left_out = frozenset(
             name
             for name, value in arguments.items()
-            if (name, None) in refused or (name, _shown(value)) in refused
+            if refused and ((name, None) in refused or (name, _shown(value)) in refused)
         )
-
-    def taken(self, endpoint: Hashable, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments as the endpoint takes them."""
-        renamed = self._renamed.get(endpoint, ())
-        left_out = self.left_out(endpoint, arguments)
-        if not left_out and not renamed:
-            return arguments
-        return {
-            _RENAMED[name] if name in renamed else name: value
+        taken = {
+            _RENAMED[name] if renamed and name in renamed else name: value
             for name, value in arguments.items()
             if name not in left_out
         }
+        return taken, left_out
 
     def learn(
         self, endpoint: Hashable, error: BaseException | None, arguments: Mapping[str, Any]

@@ -72,9 +72,12 @@ class Client:
             GenerationError: If no answer came, or one that says no.
         """
         pool = await self._sessions.pool()
-        timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
+        asked = self._ask(pool, request, body, left, read)
         try:
-            return await timeout.wait(self._ask(pool, request, body, left, read))
+            if request.timeout_s is None:
+                return await asked
+            timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
+            return await timeout.wait(asked)
         except GenerationError as error:
             clean(error, _redactor(request, pool))
             raise
@@ -164,7 +167,7 @@ async def _post(
         raise BadRequestError(
             f"ca_file cannot be used: {error}", provider=PROVIDER, model=request.model
         ) from error
-    limits = aiohttp.ClientTimeout(connect=request.connect_s, sock_read=request.read_s)
+    limits = pool.timeout(request.connect_s, request.read_s)
     url = request.endpoint.url(request.path)
     session = pool.announcing if request.announces else pool.session
     for _ in range(_MOST_REDIRECTS):

@@ -196,12 +196,12 @@ class OpenAIGenerator(RemoteGenerator):
     def _chat(self, kept: Kept, conversation: Sequence[Message], own: GenerateParams) -> Request:
         if not conversation:
             raise InvalidMessageError("the conversation is empty: pass at least one message")
-        params = self.params.merge_with(own)
+        params = kept.merged(self.params, own)
         prompt = {"messages": [message.to_openai() for message in conversation]}
         return self._request(kept, "chat/completions", prompt, params, request_arguments(params))
 
     def _completion(self, kept: Kept, text: str, own: GenerateParams) -> Request:
-        params = self.params.merge_with(own)
+        params = kept.merged(self.params, own)
         arguments = request_arguments(params)
         without = CHAT_ONLY & arguments.keys()
         if without:
@@ -330,10 +330,9 @@ class OpenAIGenerator(RemoteGenerator):
     def _body(self, adapted: Adapted, request: Request, *, stream: bool) -> dict[str, Any]:
         """Return the body of a request as its endpoint takes it, as far as is known."""
         key = request.kind
-        left_out = adapted.left_out(key, request.arguments)
+        taken, left_out = adapted.taken(key, request.arguments)
         if left_out:
             self.warn_left_out(PROVIDER, left_out)
-        taken = adapted.taken(key, request.arguments)
         if not stream:
             return {**request.prompt, **whole(taken)}
         return {**request.prompt, **streamed(taken, with_usage=adapted.reports_usage(key))}

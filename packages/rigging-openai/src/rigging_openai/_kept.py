@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from rigging.error import MissingDependencyError
+from rigging.params import Merged
 from rigging_openai._adapting import Adapted
 from rigging_openai._endpoint import PROVIDER
 
@@ -23,12 +24,14 @@ class Kept:
 
     Attributes:
         adapted: What is known of each endpoint and model.
+        merged: The parameters of requests.
         endpoints: By what was given for them.
     """
 
     def __init__(self) -> None:
         self._client: Client | None = None
         self.adapted = Adapted()
+        self.merged = Merged()
         self.endpoints: dict[tuple[object, ...], Endpoint] = {}
 
     async def client(self) -> Client:

@@ -15,7 +15,7 @@ from rigging.result import GeneratedMessage, GeneratedText, StopReason, Usage
 from rigging_openai._endpoint import PROVIDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
     from rigging.error import GenerationError
@@ -180,7 +180,7 @@ def _usage(response: Mapping[str, Any]) -> tuple[Usage | None, dict[str, Any]]:
     reported = response.get("usage")
     if not isinstance(reported, dict):
         return None, {}
-    counts = {_USAGE.get(name, name): value for name, value in _said(reported, _ALL)}
+    counts = {_USAGE.get(name, name): value for name, value in _extra((reported, _ALL)).items()}
     if not counts.get("input_tokens") and not counts.get("output_tokens"):
         return None, {}
     try:
@@ -190,18 +190,17 @@ def _usage(response: Mapping[str, Any]) -> tuple[Usage | None, dict[str, Any]]:
 
 
 def _extra(*parts: tuple[Mapping[str, Any], AbstractSet[str]]) -> dict[str, Any]:
-    """Return what parts of an answer hold beyond what is known of each."""
-    return {name: value for part, known in parts for name, value in _said(part, known)}
-
-
-def _said(part: Mapping[str, Any], known: AbstractSet[str]) -> Iterator[tuple[str, Any]]:
-    """Yield what a part of an answer holds beyond what is known of it, and says something."""
-    for name, value in part.items():
-        if name in known:
-            continue
-        kept = _without_none(value) if isinstance(value, dict) else value
-        if kept or kept not in _NOTHING:
-            yield name, kept
+    """Return what parts of an answer say beyond what is known of each."""
+    # A plain loop: it runs over every name of every answer.
+    extra: dict[str, Any] = {}
+    for part, known in parts:
+        for name, value in part.items():
+            if name in known:
+                continue
+            kept = _without_none(value) if isinstance(value, dict) else value
+            if kept or kept not in _NOTHING:
+                extra[name] = kept
+    return extra
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

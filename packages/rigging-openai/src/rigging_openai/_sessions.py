@@ -46,6 +46,7 @@ class Pool:
         self.announcing = self._make_session(_announce())
         self._proxies: dict[tuple[str, str], Proxy | None] = {}  # by scheme and host
         self._contexts: dict[str, ssl.SSLContext] = {}
+        self._timeout = aiohttp.ClientTimeout()
 
     @property
     def is_closed(self) -> bool:
@@ -65,6 +66,14 @@ class Pool:
         if origin not in self._proxies:
             self._proxies[origin] = find_proxy(*origin)
         return self._proxies[origin]
+
+    def timeout(self, connect_s: float | None, read_s: float | None) -> aiohttp.ClientTimeout:
+        """Return the client's form of two limits in seconds; nearly always those of the last."""
+        last = self._timeout
+        if last.connect != connect_s or last.sock_read != read_s:
+            last = aiohttp.ClientTimeout(connect=connect_s, sock_read=read_s)
+            self._timeout = last
+        return last
 
     async def tls(self, ca_file: str | None) -> ssl.SSLContext | bool:
         """Return what TLS trusts: the certificates in a file, or what the system does.
