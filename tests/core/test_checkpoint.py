@@ -68,6 +68,20 @@ def test_the_same_call_again_sends_nothing(tmp_path: Path) -> None:
     assert after[0].continue_("more").messages[-1].text == "more"
 
 
+def test_what_is_kept_takes_the_notes_of_who_asks_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    pipeline = Counting(model="x").chat("Hi")
+
+    # Of two that are alike one was answered; which of them is not for the file to say.
+    pipeline.run_batch_sync(["a"], metadata=[{"line": 2}], checkpoint=path)
+    chats = pipeline.run_batch_sync(
+        ["a", "a"], metadata=[{"line": 1}, {"line": 2}], checkpoint=path
+    )
+
+    assert [chat.metadata["line"] for chat in chats] == [1, 2]
+    assert len(pipeline.generator._sent) == 2
+
+
 def test_completions_are_kept_too(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     first, second = Counting(model="x"), Counting(model="x")

@@ -280,6 +280,37 @@ def test_a_stream_of_items_takes_params_one_by_one(asynchronous: bool) -> None:
     assert asyncio.run(collect()) == [("0", 7), ("1", 8), ("2", 9)]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stream_of_items_takes_notes_one_by_one(asynchronous: bool) -> None:
+    async def inputs() -> AsyncIterator[str]:
+        for text in ("1", "bad", "3"):
+            yield text
+
+    async def collect() -> list[dict[str, Any]]:
+        source: Any = inputs() if asynchronous else ["1", "bad", "3"]
+        notes = ({"line": line} for line in itertools.count())
+        pipeline = Uneven(model="x").chat().meta(run="first")
+        stream = pipeline.iter_batch(source, metadata=notes, on_failed="include")
+        return sorted([chat.metadata async for chat in stream], key=lambda note: note["line"])
+
+    found = asyncio.run(collect())
+
+    assert found == [{"run": "first", "line": line} for line in range(3)]
+
+
+def test_notes_of_a_batch_are_each_items_own() -> None:
+    notes = [{"tags": ["one"]}, {"tags": ["two"]}]
+    pipeline = EchoGenerator(model="x").complete("")
+
+    items = pipeline.run_batch_sync(["a", "b"], metadata=notes)
+    items[0].metadata["tags"].append("more")
+
+    assert [item.metadata for item in items] == [{"tags": ["one", "more"]}, {"tags": ["two"]}]
+    assert notes[0] == {"tags": ["one"]}
+    with pytest.raises(InvalidParamsError, match="got 1 metadata for 2 items: give one each"):
+        pipeline.run_batch_sync(["a", "b"], metadata=notes[:1])
+
+
 def test_skipped_items_are_not_given() -> None:
     async def main() -> list[str]:
         stream = Uneven(model="x").chat().iter_batch(["1", "bad"], on_failed="skip")

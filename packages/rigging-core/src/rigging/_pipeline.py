@@ -51,8 +51,8 @@ from rigging._run import (
     Run,
     Settings,
     generator_id,
+    joined,
     nesting,
-    paired,
 )
 from rigging._scheduler import Scheduler, Schedulers, bound, is_cancelled
 from rigging._sync import iterate_sync, run_sync
@@ -297,6 +297,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         inputs: Sequence[Any],
         *,
         params: Sequence[GenerateParams] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
         on_failed: OnFailed | None = None,
         window: int | None = None,
         checkpoint: str | Path | None = None,
@@ -308,6 +309,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             inputs: What to add for each item. One input goes with each of many params,
                 and each of many inputs with one params; else their lengths are equal.
             params: Override the pipeline's.
+            metadata: Notes for each result, one per input.
             on_failed: What becomes of failed items; by default what `catch` has set.
             window: The most items in progress at once.
             checkpoint: A file that keeps finished results, and gives them back when the
@@ -338,13 +340,21 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 raise InvalidParamsError(
                     f"got {len(own)} params for {len(fitted)} inputs: give one for all, or one each"
                 )
-        return await self._run(_jobs(self.params, fitted, own), settings)
+        jobs = _jobs(self.params, fitted, own)
+        if metadata is not None:
+            if len(metadata) != len(jobs):
+                raise InvalidParamsError(
+                    f"got {len(metadata)} metadata for {len(jobs)} items: give one each"
+                )
+            jobs = [job._replace(metadata=notes) for job, notes in zip(jobs, metadata, strict=True)]
+        return await self._run(jobs, settings)
 
     async def iter_batch(
         self,
         inputs: Iterable[Any] | AsyncIterable[Any],
         *,
         params: Iterable[GenerateParams] | None = None,
+        metadata: Iterable[Mapping[str, Any]] | None = None,
         ordered: bool = False,
         on_failed: OnFailed | None = None,
         window: int | None = None,
@@ -359,6 +369,8 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         Args:
             inputs: What to add to what the pipeline holds, for each item.
             params: Override the pipeline's, one for each input; the shorter of both ends it.
+            metadata: Notes for the result of each input; likewise. They tell results apart,
+                also those that come out of a checkpoint.
             ordered: Give results in the order of the inputs, and not as they finish.
             on_failed: What becomes of failed items; by default what `catch` has set.
             window: The most items in progress at once.
@@ -391,7 +403,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             run = await Run.entered(stack, self, settings, inputs)
             pool = Pool(
                 run.fit_and_run,
-                inputs if params is None else paired(inputs, params),
+                joined(inputs, params, metadata),
                 window=settings.window,
                 ordered=ordered,
                 spared=run.answered,
@@ -604,9 +616,11 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 request = decorator(request)
         return request
 
-    def _notes(self) -> dict[str, Any]:
+    def _notes(self, job: Job) -> dict[str, Any]:
         """Return notes that are the item's own, all the way down."""
-        return copy.deepcopy(dict(self.metadata)) if self.metadata else {}
+        if not self.metadata and not job.metadata:
+            return {}
+        return copy.deepcopy({**self.metadata, **(job.metadata or {})})
 
     def _collect(self, items: list[ItemT]) -> ListT:
         return self._list_type(items)  # type: ignore[return-value]

@@ -14,10 +14,13 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
+    Mapping,
     Sized,
 )
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 from pydantic import ValidationError
@@ -48,8 +51,8 @@ __all__ = [
     "Run",
     "Settings",
     "generator_id",
+    "joined",
     "nesting",
-    "paired",
 ]
 
 OnFailed: TypeAlias = Literal["raise", "skip", "include"]
@@ -63,10 +66,17 @@ nesting: Final[ContextVar[int]] = ContextVar("rigging_nesting", default=0)
 
 
 class Job(NamedTuple):
-    """One item of a run: what to send, with the parameters of the pipeline and its own."""
+    """One item of a run.
+
+    Attributes:
+        input: What to send.
+        params: Those of the pipeline, overridden by its own.
+        metadata: Its own notes.
+    """
 
     input: Any
     params: GenerateParams
+    metadata: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,13 +184,16 @@ class Run:
     async def fit_and_run(self, given: Any) -> Any:
         """Run an input that has not been looked at yet."""
         pipeline = self.pipeline
+        params, metadata = pipeline.params, None
         try:
-            if isinstance(given, _Pair):
-                job = Job(pipeline._fit(given.input), pipeline.params.merge_with(given.params))
-            else:
-                job = Job(pipeline._fit(given), pipeline.params)
+            if isinstance(given, _Given):
+                given, own, metadata = given
+                if own is not None:
+                    params = params.merge_with(own)
+            job = Job(pipeline._fit(given), params, metadata)
         except (InvalidMessageError, InvalidParamsError) as error:
-            return self._fail(error, Job(pipeline._held(), pipeline.params), self._next_number())
+            unfit = Job(pipeline._held(), params, metadata)
+            return self._fail(error, unfit, self._next_number())
         return await self(job)
 
     async def __call__(self, job: Job) -> Any:
@@ -225,7 +238,9 @@ class Run:
             )
         digest, result = await self._checkpoint.find(self._sender, pipeline._sent(job.input))
         if result is not None:
-            return pipeline._load(result, self._name)
+            item = pipeline._load(result, self._name)
+            # What is kept is told apart by what was sent, so the notes may be another one's.
+            return item if job.metadata is None else item.meta(**job.metadata)
         item = await pipeline._process(job, posts, self._request, self._name)
         if not item.failed:
             # What JSON has no form for is better kept as its repr than paid for again.
@@ -268,29 +283,36 @@ def generator_id(generator: Identifiable) -> str | None:
         return None
 
 
-class _Pair(NamedTuple):
-    """An input with params of its own."""
+class _Given(NamedTuple):
+    """An input with params and notes of its own."""
 
     input: Any
-    params: GenerateParams
+    params: GenerateParams | None
+    metadata: Mapping[str, Any] | None
 
 
-def paired(
-    inputs: Iterable[Any] | AsyncIterable[Any], params: Iterable[GenerateParams]
-) -> Iterable[_Pair] | AsyncIterable[_Pair]:
-    """Give each input params of its own, for `Run.fit_and_run`."""
+def joined(
+    inputs: Iterable[Any] | AsyncIterable[Any],
+    params: Iterable[GenerateParams] | None,
+    metadata: Iterable[Mapping[str, Any]] | None,
+) -> Iterable[Any] | AsyncIterable[Any]:
+    """Give each input params and notes of its own, for `Run.fit_and_run`; the shortest ends it."""
+    if params is None and metadata is None:
+        return inputs
+    own = repeat(None) if params is None else params
+    notes = repeat(None) if metadata is None else metadata
     if isinstance(inputs, AsyncIterable):
-        return _paired_async(inputs, params)
-    return map(_Pair, inputs, params)
+        return _joined_async(inputs, zip(own, notes, strict=False))
+    return map(_Given, inputs, own, notes)
 
 
-async def _paired_async(
-    inputs: AsyncIterable[Any], params: Iterable[GenerateParams]
-) -> AsyncGenerator[_Pair, None]:
-    others = iter(params)
+async def _joined_async(
+    inputs: AsyncIterable[Any],
+    others: Iterator[tuple[GenerateParams | None, Mapping[str, Any] | None]],
+) -> AsyncGenerator[_Given, None]:
     async for one in inputs:
-        for own in others:
-            yield _Pair(one, own)
+        for own, notes in others:
+            yield _Given(one, own, notes)
             break
         else:
             return

@@ -291,7 +291,7 @@ class ChatPipeline(
             error=error,
             params=job.params.unshared(),
             generator_id=name,
-            metadata=self._notes(),
+            metadata=self._notes(job),
         ).made_by(self)
 
     def _scheduler(self) -> Scheduler[tuple[Message, ...], GeneratedMessage]:
@@ -335,7 +335,7 @@ class ChatPipeline(
             extra=result.extra,
             params=job.params.unshared(),
             generator_id=name,
-            metadata=self._notes(),
+            metadata=self._notes(job),
         ).made_by(self)
 
     def _next_input(self, item: Chat, answer: Any) -> tuple[Message, ...]:

@@ -179,7 +179,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
             error=error,
             params=job.params.unshared(),
             generator_id=name,
-            metadata=self._notes(),
+            metadata=self._notes(job),
         ).made_by(self)
 
     def _scheduler(self) -> Scheduler[str, GeneratedText]:
@@ -201,7 +201,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
             extra=result.extra,
             params=job.params.unshared(),
             generator_id=name,
-            metadata=self._notes(),
+            metadata=self._notes(job),
         ).made_by(self)
 
     def _next_input(self, item: Completion, answer: Any) -> str:
