@@ -353,7 +353,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         self,
         inputs: Iterable[Any] | AsyncIterable[Any],
         *,
-        params: Iterable[GenerateParams] | None = None,
+        params: Iterable[GenerateParams | None] | None = None,
         metadata: Iterable[Mapping[str, Any]] | None = None,
         ordered: bool = False,
         on_failed: OnFailed | None = None,
@@ -368,7 +368,8 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
 
         Args:
             inputs: What to add to what the pipeline holds, for each item.
-            params: Override the pipeline's, one for each input; the shorter of both ends it.
+            params: Override the pipeline's, one for each input, or None where there are none
+                of its own; the shorter of both ends it.
             metadata: Notes for the result of each input; likewise. They tell results apart,
                 also those that come out of a checkpoint.
             ordered: Give results in the order of the inputs, and not as they finish.

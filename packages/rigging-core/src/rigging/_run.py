@@ -293,7 +293,7 @@ class _Given(NamedTuple):
 
 def joined(
     inputs: Iterable[Any] | AsyncIterable[Any],
-    params: Iterable[GenerateParams] | None,
+    params: Iterable[GenerateParams | None] | None,
     metadata: Iterable[Mapping[str, Any]] | None,
 ) -> Iterable[Any] | AsyncIterable[Any]:
     """Give each input params and notes of its own, for `Run.fit_and_run`; the shortest ends it."""

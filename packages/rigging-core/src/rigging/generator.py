@@ -109,6 +109,9 @@ class Generator(Model):
     #: The version of the plugin contract that the class was written for.
     plugin_api: ClassVar[int] = PLUGIN_API
 
+    #: Environment variables that may hold the key, for those who look for what is missing.
+    key_variables: ClassVar[tuple[str, ...]] = ()
+
     # Without values here, so that a subclass may also make them fields.
     batch_size: ClassVar[int | None]
     max_calls: ClassVar[int | None]

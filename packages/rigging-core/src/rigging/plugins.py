@@ -187,6 +187,7 @@ class PluginManager:
         self._register_generator: Callable[..., Any] | None = None
         self._unasked: list[object] = []  # plugins that have not registered generators yet
         self._generators: dict[int, list[Any]] = {}  # id of a plugin -> its registrations
+        self._failures: dict[str, BaseException] = {}
 
     # -- Plugins -------------------------------------------------------------------------
 
@@ -269,6 +270,11 @@ class PluginManager:
                 return []
             return [name for name, plugin in self._hooks.list_name_plugin() if plugin is not None]
 
+    @property
+    def failures(self) -> dict[str, BaseException]:
+        """Why installed plugins were left out, by their names."""
+        return dict(self._failures)
+
     # -- Events --------------------------------------------------------------------------
 
     def next_id(self) -> int:
@@ -299,6 +305,7 @@ class PluginManager:
             self.register(plugin() if isinstance(plugin, type) else plugin, claim.provider)
         # Whatever a stranger's module raises at import, SystemExit too, is that plugin's fault.
         except (Exception, SystemExit) as error:  # noqa: BLE001
+            self._failures[claim.provider] = error
             _warn(
                 f"plugin {claim.provider!r} of {claim.origin} is left out: "
                 f"{type(error).__name__}: {error}. Upgrade it: `pip install --upgrade "

@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, cast
 
 from rigging._installed import ENTRY_POINT_GROUP, FIRST_PARTY, Claim, Problem, Scan, scan_installed
 from rigging._loading import PLUGIN_API, load_class
@@ -31,16 +31,40 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "PLUGIN_API",
     "Claim",
+    "Listed",
     "Problem",
     "Registration",
     "Registry",
     "Scan",
+    "State",
     "registry",
 ]
 
 _logger = logging.getLogger(__name__)
 
 Lazy: TypeAlias = "Callable[[], type]"
+
+
+State: TypeAlias = Literal["found", "registered", "shadowed", "ambiguous"]
+
+
+class Listed(NamedTuple):
+    """A provider, as it is known without importing anything.
+
+    Attributes:
+        name: The provider's name.
+        distribution: That provides it; None for one registered in process.
+        version: Of the distribution; None likewise.
+        target: The class, as ``module:attribute``, or what was registered.
+        state: Where the name leads: ``found``, here; ``registered``, here, in process;
+            ``shadowed``, to another one; ``ambiguous``, to none, for several claim it.
+    """
+
+    name: str
+    distribution: str | None
+    version: str | None
+    target: str
+    state: State
 
 
 class Registration:
@@ -52,6 +76,13 @@ class Registration:
         self._source = source
         self._lock = threading.RLock()
         self._loaded: type | None = source if isinstance(source, type) else None
+
+    @property
+    def target(self) -> str:
+        """What was registered, in words."""
+        source = self._source
+        name = getattr(source, "__qualname__", None) or type(source).__qualname__
+        return f"{source.__module__}:{name}"
 
     @property
     def loaded(self) -> type | None:
@@ -168,6 +199,30 @@ class Registry:
         """Return the names of all providers, registered and installed."""
         return {r.provider for r in self._registrations} | self.scan().providers
 
+    def listed(self) -> list[Listed]:
+        """Return all providers, and for each claim to a name whether it leads there.
+
+        Imports nothing, and reads anew what is installed.
+        """
+        scan = self.scan(again=True)
+        registered = []
+        for registration in self._registrations:
+            name = registration.provider
+            state: State = "registered" if registration is self._registration(name) else "shadowed"
+            registered.append(Listed(name, None, None, registration.target, state))
+        taken = {one.name for one in registered}
+        installed = [
+            Listed(
+                claim.provider,
+                claim.distribution,
+                claim.version,
+                claim.target,
+                "shadowed" if claim.provider in taken else self._state(claim, scan),
+            )
+            for claim in scan.claims
+        ]
+        return sorted(registered + installed, key=lambda one: (one.name, one.distribution or ""))
+
     def find(self, provider: str, distribution: str | None = None, *, base: type) -> type:
         """Return the class that a provider's name leads to.
 
@@ -257,11 +312,16 @@ class Registry:
             raise AmbiguousProviderError(provider, [(c.distribution, c.version) for c in claims])
         return claims[0] if claims else None
 
-    def _leads_to(self, claim: Claim, scan: Scan) -> bool:
+    def _state(self, claim: Claim, scan: Scan) -> State:
+        """Tell where a name leads among what is installed."""
         try:
-            return self._claim(claim.provider, None, scan) == claim
+            leads_to = self._claim(claim.provider, None, scan)
         except AmbiguousProviderError:
-            return False
+            return "ambiguous"
+        return "found" if leads_to == claim else "shadowed"
+
+    def _leads_to(self, claim: Claim, scan: Scan) -> bool:
+        return self._state(claim, scan) == "found"
 
     def _is_loaded_as(self, claim: Claim, cls: type) -> bool:
         if self._loaded.get(claim) is cls:

@@ -10,9 +10,13 @@ import typer
 
 from rigging._building import load_plugins
 from rigging._version import __version__
-from rigging.cli import _plugin
+from rigging.cli import _ids, _plugin, _providers
+from rigging.cli._batch import batch
+from rigging.cli._chat import chat
+from rigging.cli._doctor import doctor
 from rigging.cli._exits import exit_code, show_warning, tell
 from rigging.cli._options import Modules
+from rigging.cli._run import run as run_prompt
 from rigging.plugins import manager
 
 __all__ = ["run"]
@@ -49,7 +53,11 @@ def run() -> None:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(main)
-    app.add_typer(_plugin.app, name="plugin")
+    app.command("run")(run_prompt)
+    for command in (chat, batch, doctor):
+        app.command()(command)
+    for name, group in {"providers": _providers.app, "id": _ids.app, "plugin": _plugin.app}.items():
+        app.add_typer(group, name=name)
     load_plugins(wait=True)
     manager.tell("rigging_add_commands", app)
     try:

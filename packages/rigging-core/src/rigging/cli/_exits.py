@@ -61,6 +61,8 @@ def tell(error: BaseException, *, verbose: bool) -> None:
         if not isinstance(error, RiggingError):
             text = f"{type(error).__name__}: {text}"
         print(f"rigging: {text}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            print(note, file=sys.stderr)
 
 
 def show_warning(

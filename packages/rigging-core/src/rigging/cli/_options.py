@@ -10,7 +10,7 @@ import typer
 
 from rigging.cli._exits import UsageError
 
-__all__ = ["AsJson", "Identifier", "Modules", "Options"]
+__all__ = ["AsJson", "Complete", "Identifier", "Modules", "Options", "System"]
 
 
 def _import(paths: list[Path]) -> list[Path]:
@@ -41,6 +41,17 @@ Options: TypeAlias = Annotated[
         "May be repeated.",
         show_default=False,
     ),
+]
+
+System: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model is told before all else.", metavar="TEXT", show_default=False
+    ),
+]
+
+Complete: TypeAlias = Annotated[
+    bool, typer.Option("--complete", help="Continue texts, without a chat.")
 ]
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,0 +1,180 @@
+"""`rigging chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from rigging.chat import Chat
+from rigging.cli._exits import UsageError, tell
+from rigging.cli._generators import make
+from rigging.cli._options import Identifier, Modules, Options, System
+from rigging.cli._records import as_line
+from rigging.error import RiggingError
+from rigging.message import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rigging.generator import Generator
+
+__all__ = ["chat"]
+
+_PROMPT: Final = "> "
+
+
+def chat(
+    identifier: Identifier,
+    *,
+    system: System = None,
+    options: Options = None,
+    modules: Modules = None,  # noqa: ARG001 (they have been run)
+) -> None:
+    """Talk to a model. /help shows the commands; Ctrl-C stops an answer, Ctrl-D ends."""
+    before = [] if system is None else [Message("system", system)]
+    conversation = _Conversation(make(identifier, options), before, options or [])
+    with contextlib.suppress(ImportError):  # not on Windows
+        importlib.import_module("readline")  # from then on `input` edits, and remembers lines
+    # One loop for all answers: connections and engines stay open between them.
+    with asyncio.Runner() as runner:
+        while (line := _read()) is not None:
+            conversation.take(line, runner)
+
+
+def _read() -> str | None:
+    """Return the next line; None at the end."""
+    while True:
+        try:
+            return input(_PROMPT if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            if sys.stdin.isatty():
+                print()
+            return None
+        except KeyboardInterrupt:
+            print()  # the line is dropped, as shells do
+
+
+class _Conversation:
+    """What was said, by whom it is answered, and the commands that change either.
+
+    Args:
+        generator: Answers.
+        before: What the model is told before anything is said.
+        options: Of the command line; they hold for other models, too.
+    """
+
+    def __init__(
+        self, generator: Generator, before: Sequence[Message], options: Sequence[str]
+    ) -> None:
+        self._generator = generator
+        self._before = list(before)
+        self._options = options
+        self._messages = list(before)
+        self._saved: set[Path] = set()
+        self._commands: Mapping[str, Callable[[str], bool]] = {
+            "/reset": self._reset,
+            "/retry": self._retry,
+            "/model": self._model,
+            "/save": self._save,
+            "/help": self._help,
+            "/quit": self._quit,
+        }
+
+    def take(self, line: str, runner: asyncio.Runner) -> None:
+        """Take a line: a command, or something to be answered."""
+        if not line:
+            return
+        word, _, rest = line.partition(" ")
+        try:
+            if not line.startswith("/"):
+                self._messages.append(Message("user", line))
+            elif word not in self._commands:
+                raise UsageError(f"no command {word}: there are {', '.join(self._commands)}")
+            elif not self._commands[word](rest.strip()):
+                return
+            self._answer(runner)
+        except (RiggingError, OSError) as error:
+            tell(error, verbose=False)
+
+    def _answer(self, runner: asyncio.Runner) -> None:
+        said: list[str] = []
+        try:
+            runner.run(self._stream(said))
+        except KeyboardInterrupt:
+            print("\n(stopped)", file=sys.stderr)
+            # What was read belongs to the conversation.
+            if said:
+                self._messages.append(Message("assistant", "".join(said)))
+        except RiggingError:
+            if said:
+                print()
+            raise
+
+    async def _stream(self, said: list[str]) -> None:
+        pieces = self._generator.chat(self._messages).stream()
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                if isinstance(piece, Chat):
+                    self._messages += piece.generated
+                    for call in piece.last.tool_calls:
+                        print(as_line(call.model_dump()))
+                else:
+                    said.append(piece)
+                    sys.stdout.write(piece)
+                    sys.stdout.flush()
+        print()
+
+    # -- Commands: each tells whether there is something to answer -----------------------
+
+    def _reset(self, _: str) -> bool:
+        """Forget what was said."""
+        self._messages = list(self._before)
+        return False
+
+    def _retry(self, _: str) -> bool:
+        """Answer the last question again."""
+        asked = [number for number, said in enumerate(self._messages) if said.role == "user"]
+        if not asked:
+            raise UsageError("there is no question to answer again")
+        del self._messages[asked[-1] + 1 :]
+        return True
+
+    def _model(self, identifier: str) -> bool:
+        """ID: go on with another model."""
+        if not identifier:
+            print(self._generator.to_identifier())
+            return False
+        made = make(identifier, self._options)
+        self._generator.unload()
+        self._generator = made
+        return False
+
+    def _save(self, name: str) -> bool:
+        """FILE: write the conversation as one line that `rigging batch` reads."""
+        if not name:
+            raise UsageError("/save takes the name of a file")
+        path = Path(name).expanduser()
+        if path.exists() and path not in self._saved:
+            raise UsageError(f"{path} exists, and is left as it is: give another name")
+        line = as_line({"messages": [message.to_openai() for message in self._messages]})
+        path.write_text(f"{line}\n", encoding="utf-8")
+        self._saved.add(path)
+        print(f"(saved in {path})", file=sys.stderr)
+        return False
+
+    def _help(self, _: str) -> bool:
+        """Show this."""
+        for name, command in self._commands.items():
+            print(f"  {name:8}{command.__doc__}")
+        print("  Ctrl-C stops the answer, Ctrl-D ends the conversation.")
+        return False
+
+    def _quit(self, _: str) -> bool:
+        """End the conversation."""
+        raise typer.Exit

@@ -1,0 +1,43 @@
+"""Generators, as the command line names them: an identifier, and options of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rigging.cli._exits import UsageError
+from rigging.generator import Generator, get_generator
+from rigging.identifier import Identifier, encode_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["make"]
+
+
+def make(identifier: str, options: Sequence[str] | None = None) -> Generator:
+    """Make the generator that an identifier names.
+
+    Args:
+        identifier: Such as ``openai!gpt-4o``.
+        options: Further fields and parameters, ``KEY=VALUE``; they win over the identifier's.
+
+    Raises:
+        UsageError: If an option has no ``=``.
+        RiggingError: As `rigging.get_generator`.
+    """
+    if not options:
+        return get_generator(identifier)
+    parsed = Identifier.parse(identifier)
+    own = dict(map(_option, options))
+    return get_generator(replace(parsed, options={**parsed.options, **own}).format())
+
+
+def _option(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        # Not the text: it may be a key's value whose name was forgotten.
+        raise UsageError(
+            "an option is KEY=VALUE, as in -o temperature=0.5: no '=' in what was given"
+        )
+    return key.strip(), encode_text(value)

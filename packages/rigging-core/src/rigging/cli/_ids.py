@@ -1,0 +1,100 @@
+"""`rigging id`: identifiers, taken apart and put together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from rigging.cli._exits import UsageError
+from rigging.cli._options import Identifier
+from rigging.cli._records import as_line
+from rigging.identifier import Identifier as Parsed
+from rigging.identifier import decode_list, decode_text, encode_any, encode_list, encode_text
+from rigging.redaction import Redactor, is_secret
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Take identifiers apart, and put them together.", no_args_is_help=True)
+
+
+@app.command("parse")
+def parse(identifier: Identifier) -> None:
+    """Print the parts of an identifier as JSON, secrets left out.
+
+    Values are texts, or lists of texts where ';' separates them.
+    """
+    parsed = Parsed.parse(identifier)
+    parts = {
+        "distribution": parsed.distribution,
+        "provider": parsed.provider,
+        "model": parsed.model,
+        "options": {
+            key: "***" if _hides(key) else _value(raw) for key, raw in parsed.options.items()
+        },
+    }
+    print(as_line(parts))
+
+
+@app.command("format")
+def format_(
+    parts: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="JSON",
+            help="As `parse` prints; read from stdin if left out.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Print the identifier that has these parts, secrets left out."""
+    print(_formatted(_read(sys.stdin.read() if parts is None else parts)))
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        parts = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"the parts of an identifier are JSON: {error}") from None
+    if not isinstance(parts, dict) or not isinstance(parts.get("model"), str):
+        raise UsageError(
+            'the parts of an identifier are an object: {"provider": …, "model": …, "options": {…}}'
+        )
+    return parts
+
+
+def _formatted(parts: dict[str, Any]) -> str:
+    options = parts.get("options") or {}
+    if not isinstance(options, dict):
+        raise UsageError(f"options are an object, got {type(options).__name__}")
+    unknown = sorted(parts.keys() - {"distribution", "provider", "model", "options"})
+    if unknown:
+        raise UsageError(f"an identifier has no {', '.join(unknown)}")
+    text = Parsed(
+        model=parts["model"],
+        provider=parts.get("provider"),
+        distribution=parts.get("distribution"),
+        options={key: _raw(value) for key, value in options.items() if not _hides(key)},
+    ).format()
+    Parsed.parse(text)  # what no identifier can hold is said by the parser
+    return text
+
+
+def _hides(key: str) -> bool:
+    return any(is_secret(part) for part in key.split("."))
+
+
+def _value(raw: str) -> Any:
+    # An address may hold a secret, whatever its key is called.
+    return Redactor([]).value(decode_list(raw) if ";" in raw else decode_text(raw))
+
+
+def _raw(value: Any) -> str:
+    if isinstance(value, list):
+        return encode_list(text if isinstance(text, str) else json.dumps(text) for text in value)
+    if isinstance(value, str):
+        # In an identifier, a ';' in a text would make a list of it.
+        return encode_list([value]) if ";" in value else encode_text(value)
+    return encode_any(value)

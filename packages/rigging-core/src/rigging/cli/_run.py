@@ -1,0 +1,78 @@
+"""`rigging run`: one prompt, its answer streamed to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rigging.chat import Chat
+from rigging.cli._exits import UsageError
+from rigging.cli._generators import make
+from rigging.cli._options import AsJson, Complete, Identifier, Modules, Options, System
+from rigging.cli._records import as_line, record
+from rigging.message import Message
+from rigging.result import StopReason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rigging.completion import Completion
+
+__all__ = ["run"]
+
+
+def run(
+    identifier: Identifier,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What to say; read from stdin if left out.", show_default=False),
+    ] = None,
+    *,
+    system: System = None,
+    options: Options = None,
+    complete: Complete = False,
+    as_json: AsJson = False,
+    modules: Modules = None,  # noqa: ARG001 (they have been run)
+) -> None:
+    """Answer one prompt, and stream the answer to the terminal."""
+    if complete and system is not None:
+        raise UsageError("--system is for chats: with --complete, put it into the prompt")
+    text = _prompt(prompt)
+    generator = make(identifier, options)
+    pipeline: Any
+    if complete:
+        pipeline = generator.complete(text)
+    else:
+        before = [] if system is None else [Message("system", system)]
+        pipeline = generator.chat([*before, Message("user", text)])
+    if as_json:
+        print(as_line(record(pipeline.run_sync())))
+    else:
+        _show(pipeline.stream_sync())
+
+
+def _prompt(given: str | None) -> str:
+    if given is not None and given != "-":
+        return given
+    if given is None and sys.stdin.isatty():
+        raise UsageError("no prompt: give one behind the identifier, or pipe one in")
+    return sys.stdin.read().removesuffix("\n")  # which `echo` adds
+
+
+def _show(pieces: Iterator[str | Chat | Completion]) -> None:
+    """Write pieces as they come, and what else there is to know of the answer."""
+    last = ""
+    for piece in pieces:
+        if isinstance(piece, str):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+            last = piece or last
+            continue
+        if last and not last.endswith("\n"):
+            print()
+        for call in piece.last.tool_calls if isinstance(piece, Chat) else ():
+            print(as_line(call.model_dump()))
+        if piece.stop_reason is StopReason.length:
+            print("rigging: the answer reached its limit of tokens", file=sys.stderr)
