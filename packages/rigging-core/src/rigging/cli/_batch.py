@@ -41,9 +41,6 @@ def batch(
             metavar="IN.jsonl",
             help='One object a line: {"prompt": …} or {"messages": […]}, and if wanted an id, '
             "params and metadata. '-' is stdin.",
-            exists=True,
-            dir_okay=False,
-            allow_dash=True,
         ),
     ],
     *,
@@ -159,6 +156,8 @@ def _check_files(source: Path, out: Path, checkpoint: Path, page: Path | None) -
 def _file(source: Path, stack: ExitStack) -> Path:
     """Return the file to read: stdin is copied into one, because it is read twice."""
     if str(source) != "-":
+        if not source.is_file():
+            raise UsageError(f"there is no file {source}")
         return source
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rigging-"))
     copied = Path(folder) / "stdin"

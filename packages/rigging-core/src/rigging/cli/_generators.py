@@ -40,4 +40,5 @@ def _option(text: str) -> tuple[str, str]:
         raise UsageError(
             "an option is KEY=VALUE, as in -o temperature=0.5: no '=' in what was given"
         )
-    return key.strip(), encode_text(value)
+    # As in an identifier, null is no text.
+    return key.strip(), value if value == "null" else encode_text(value)

@@ -87,6 +87,8 @@ def _hides(key: str) -> bool:
 
 
 def _value(raw: str) -> Any:
+    if raw == "null":
+        return None
     # An address may hold a secret, whatever its key is called.
     return Redactor([]).value(decode_list(raw) if ";" in raw else decode_text(raw))
 
