@@ -131,6 +131,12 @@ class Environment:
         command = [self.python, "-P", "-W", "error", *arguments]
         return _run(command, stdin, self.path, variables)
 
+    def call(
+        self, *arguments: str | Path, variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the interpreter, however it ends."""
+        return _start([self.python, "-P", *arguments], "", self.path, variables)
+
     def cells(self, *cells: str, variables: Mapping[str, str] | None = None) -> Cells:
         """Run cells of code one after another in one interpreter.
 
@@ -167,8 +173,19 @@ def _uv(*arguments: str | Path, cwd: Path, stdin: str = "") -> str:
 def _run(
     command: Sequence[str | Path], stdin: str, cwd: Path, variables: Mapping[str, str] | None
 ) -> str:
+    done = _start(command, stdin, cwd, variables)
+    shown = " ".join(map(str, command))
+    assert done.returncode == 0, (
+        f"{shown} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+    )
+    return done.stdout
+
+
+def _start(
+    command: Sequence[str | Path], stdin: str, cwd: Path, variables: Mapping[str, str] | None
+) -> subprocess.CompletedProcess[str]:
     env = {name: text for name, text in os.environ.items() if not name.startswith(_STRANGE)}
-    done = subprocess.run(
+    return subprocess.run(
         command,
         input=stdin,
         cwd=cwd,
@@ -178,8 +195,3 @@ def _run(
         timeout=_TIMEOUT_S,
         check=False,
     )
-    shown = " ".join(map(str, command))
-    assert done.returncode == 0, (
-        f"{shown} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
-    )
-    return done.stdout

@@ -87,6 +87,15 @@ class LiteLLMGenerator(RemoteGenerator):
     """
 
     plugin_api: ClassVar[int] = 1
+    # Of the services that are asked most; litellm knows a hundred others.
+    key_variables: ClassVar[tuple[str, ...]] = (
+        "ANTHROPIC_API_KEY",
+        "GEMINI_API_KEY",
+        "GROQ_API_KEY",
+        "MISTRAL_API_KEY",
+        "OPENAI_API_KEY",
+        "TOGETHERAI_API_KEY",
+    )
 
     _library: Library = PrivateAttr(default_factory=Library)
     _left_out: LeftOut = PrivateAttr(default_factory=LeftOut)

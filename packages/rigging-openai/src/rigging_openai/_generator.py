@@ -83,6 +83,7 @@ class OpenAIGenerator(RemoteGenerator):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     plugin_api: ClassVar[int] = 1
+    key_variables: ClassVar[tuple[str, ...]] = ("OPENAI_API_KEY",)
 
     organization: str | None = None
     project: str | None = None

@@ -144,6 +144,7 @@ class TransformersGenerator(Generator):
     """
 
     plugin_api: ClassVar[int] = 1
+    key_variables: ClassVar[tuple[str, ...]] = ("HF_TOKEN",)  # of the hub that has the models
     # The engine makes batches of the calls, and each call ends by itself.
     batch_size: ClassVar[int | None] = 1
 
