@@ -14,8 +14,12 @@ from typing import Any
 
 import pytest
 
+from rigging.cli._progress import Display
 from rigging.cli._tally import Histogram, Tally
 from tests.core.cli.conftest import Done
+
+if sys.platform != "win32":
+    import pexpect
 
 Rigging = Callable[..., Done]
 
@@ -273,6 +277,40 @@ def test_the_same_command_goes_on_where_it_was_stopped(
         f"1 SLOW {n}" for n in range(60)
     ]
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_in_a_terminal_a_bar_shows_how_far_it_is(tmp_path: Path, generators: Path) -> None:
+    prompts = [{"prompt": f"slow {n}"} for n in range(30)]
+    source = write(tmp_path / "in.jsonl", *prompts, {"prompt": "bad"})
+    command = [*BATCH, source, "-o", tmp_path / "out.jsonl", "--import", generators]
+
+    child = pexpect.spawn(command[0], [str(part) for part in command[1:]], encoding="utf-8")
+    child.expect(r"\d+ of 31")
+    child.expect(r"tokens/s, 1 failed, [\d.]+ s left")
+    child.expect("31 items: 30 answered; 1 failed")
+    child.expect(pexpect.EOF)
+    child.close()
+
+    assert child.exitstatus == 4
+
+
+def test_elsewhere_a_line_now_and_then_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    tally = Tally()
+    with Display(tally, 10_000) as display:
+        for second in range(70):
+            now = float(second)
+            tally.failures["RateLimitError"] += 50
+            display.update()
+
+    assert capsys.readouterr().err.splitlines() == [
+        "1,550 of 10,000: 51.7/s, 1,550 failed, 2 min 44 s left",
+        "3,050 of 10,000: 50.8/s, 3,050 failed, 2 min 17 s left",
+    ]
 
 
 # -- Counting ----------------------------------------------------------------------------

@@ -13,6 +13,9 @@ import pytest
 
 from tests.core.cli.conftest import Done
 
+if sys.platform != "win32":
+    import pexpect
+
 Rigging = Callable[..., Done]
 
 
@@ -82,13 +85,10 @@ def test_help_names_all_commands(rigging: Rigging) -> None:
 
 # -- In a terminal -----------------------------------------------------------------------
 
-pexpect = pytest.importorskip("pexpect") if sys.platform != "win32" else None
-
 
 @pytest.fixture
 def terminal(generators: Path) -> Iterator[Any]:
     """The command in a terminal of its own."""
-    assert pexpect is not None
     child = pexpect.spawn(
         sys.executable,
         ["-m", "rigging.cli", "chat", "words!any", "--import", str(generators)],
