@@ -43,6 +43,7 @@ $charts
 
 _WIDTH: Final = 900
 _HEIGHT: Final = 180
+_WIDEST: Final = 200  # of a bar with the gap beside it
 _LABELS: Final = 8  # below a chart, at most
 
 
@@ -90,7 +91,7 @@ def _chart(title: str, bars: Sequence[tuple[str, float]], *, kind: str = "") -> 
     if not bars:
         return ""
     most = max(value for _, value in bars) or 1
-    step = _WIDTH / len(bars)
+    step = min(_WIDTH / len(bars), _WIDEST)
     every = -(-len(bars) // _LABELS)
     drawn = []
     for number, (label, value) in enumerate(bars):

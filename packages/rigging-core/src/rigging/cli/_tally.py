@@ -91,7 +91,7 @@ class Tally:
         self.latencies = Histogram()
         self._began = time.monotonic()
         self._ended: float | None = None
-        self._slice_s = 1.0
+        self._slice_s = 0.1
         self._slices: list[int] = []  # requests answered in each slice of time
 
     @property
