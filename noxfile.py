@@ -218,7 +218,7 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
         _install(session, "core", "openai", groups=("test-openai",), constraints=pins)
     elif suite == "transformers":
         extras = "transformers[adapters,gguf,quantization]"
-        _install(session, "core", extras, groups=("test",), constraints=pins)
+        _install(session, "core[cli]", extras, groups=("test",), constraints=pins)
         _install_small_model(session)
     else:
         _install_vllm(session, "core", groups=("test-e2e",), constraints=pins)
