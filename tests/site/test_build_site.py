@@ -1,0 +1,135 @@
+"""The build of the site refuses what is broken, and the site has all that is public."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT: Final = Path(__file__).parents[2]
+SOURCES: Final = ROOT / "packages/rigging-core/src"
+# What the command line does stands on a page of its own, and nobody imports it.
+NOT_IN_THE_API: Final = {"rigging", "rigging.cli"}
+
+
+def build(root: Path) -> tuple[int, str]:
+    program = root / "docs/build_site.py"
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    return run.returncode, run.stdout + run.stderr
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with our settings, and two small pages."""
+    (tmp_path / "docs").mkdir()
+    for program in (ROOT / "docs").glob("*.py"):
+        shutil.copy(program, tmp_path / "docs")
+    (tmp_path / "packages").symlink_to(ROOT / "packages")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/RESULTS.md").write_text("# Results\n")
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples/chat.py").write_text("print('Hi')\n")
+    nav = "nav = [{ A = 'index.md' }, { B = 'api.md' }, { C = 'benchmarks/RESULTS.md' }]\n"
+    settings = (ROOT / "zensical.toml").read_text("utf-8")
+    pattern = re.compile(r"^nav = \[\n.*?^\]\n", re.MULTILINE | re.DOTALL)
+    settings, count = pattern.subn(nav, settings)
+    assert count == 1
+    (tmp_path / "zensical.toml").write_text(settings, encoding="utf-8")
+    write(
+        tmp_path,
+        {
+            "docs/index.md": "# A\n\n"
+            "[B](api.md#rigging.params), [C](../benchmarks/RESULTS.md#results),"
+            " [D](../examples/chat.py), [elsewhere](https://example.org/)\n",
+            "docs/api.md": "# B\n\n::: rigging.params\n",
+        },
+    )
+    return tmp_path
+
+
+def write(root: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).write_text(text, encoding="utf-8")
+
+
+def test_a_repository_without_faults_becomes_a_site(repository: Path) -> None:
+    status, printed = build(repository)
+
+    assert status == 0, printed
+    page = (repository / "site/index.html").read_text("utf-8")
+    assert 'href="benchmarks/RESULTS.html#results"' in page
+    assert 'href="examples/chat.py"' in page
+    assert (repository / "site/examples/chat.py").exists()
+    assert 'id="rigging.params.GenerateParams"' in (repository / "site/api.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        pytest.param("index.md", "[x](gone.md)", "page does not exist", id="page"),
+        pytest.param("index.md", "[x](api.md#gone)", "anchor does not exist", id="anchor"),
+        pytest.param("index.md", "[x](#gone)", "anchor does not exist", id="own-anchor"),
+        pytest.param("index.md", "[x](../examples/gone.py)", "gone.py leads nowhere", id="file"),
+        pytest.param("index.md", "<a href='gone.html'>x</a>", "gone.html leads nowhere", id="html"),
+        pytest.param("index.md", "![x](gone.png)", "gone.png", id="image"),
+        pytest.param("api.md", "::: rigging.params.Gone", "rigging.params.Gone", id="object"),
+        pytest.param("api.md", "[x][rigging.params.Gone]", "unresolved autoref", id="reference"),
+        pytest.param("more.md", "# More", "more.md is not in the navigation", id="unlisted"),
+    ],
+)
+def test_what_is_broken_fails_the_build(
+    repository: Path, name: str, text: str, complaint: str
+) -> None:
+    page = repository / "docs" / name
+    old = page.read_text("utf-8") if page.exists() else ""
+    page.write_text(f"{old}\n{text}\n", encoding="utf-8")
+
+    status, printed = build(repository)
+
+    assert status == 1, printed
+    assert complaint in printed
+
+
+def test_a_page_that_the_navigation_misses_fails_the_build(repository: Path) -> None:
+    (repository / "docs/api.md").unlink()
+    write(repository, {"docs/index.md": "# A\n"})
+
+    status, printed = build(repository)
+
+    assert status == 1, printed
+    assert "api.md is in the navigation, but not there" in printed
+
+
+def test_a_docstring_that_cannot_be_read_fails_the_build(repository: Path) -> None:
+    (repository / "packages").unlink()
+    package = repository / "packages/rigging-core/src/odd"
+    package.mkdir(parents=True)
+    code = 'def f(x: int) -> None:\n    """Do it.\n\n    Args:\n        y: Nobody\'s.\n    """\n'
+    write(package, {"__init__.py": code})
+    write(repository, {"docs/index.md": "# A\n", "docs/api.md": "# B\n\n::: odd\n"})
+
+    status, printed = build(repository)
+
+    assert status == 1, printed
+    assert re.search(r"^griffe.*'y'", printed, re.MULTILINE)
+
+
+def test_every_public_module_is_in_the_api() -> None:
+    modules = {
+        ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
+        for path in SOURCES.rglob("*.py")
+        if not any(part.startswith("_") and part != "__init__.py" for part in path.parts)
+    }
+    pages = (page.read_text("utf-8") for page in ROOT.glob("docs/api/*.md"))
+    shown = {name for page in pages for name in re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE)}
+
+    assert {name for name in shown if name.startswith("rigging.")} == modules - NOT_IN_THE_API
+    assert len(modules) > 15
