@@ -70,4 +70,4 @@ def test_no_block_is_overlooked(page: Path) -> None:
     languages = {block.language for block in blocks_of(page)}
 
     assert not stray_fences(page)
-    assert languages <= {"markdown", "python", "sh", "text", "toml"}
+    assert languages <= {"markdown", "python", "sh", "text", "toml"}, "is one of them to be run?"

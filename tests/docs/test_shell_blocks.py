@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -66,6 +68,9 @@ def check(words: list[str]) -> None:
             arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
             named = arguments[arguments.index("-s") + 1 :] if "-s" in arguments else []
             assert {re.sub(r"\(.*\)$", "", name) for name in named} <= SESSIONS
+        case ["rigging", command, *_]:
+            asked = [sys.executable, "-m", "rigging.cli", command, "--help"]
+            assert subprocess.run(asked, capture_output=True, check=False).returncode == 0, command
         case ["pre-commit", "install"]:
             pass
         case _:
@@ -85,6 +90,10 @@ def test_every_extra_that_a_page_names_exists(page: Path) -> None:
     assert [requirement for requirement in named if not is_installable(requirement)] == []
 
 
+def test_a_command_of_ours_is_known() -> None:
+    check(["rigging", "plugin", "new", "acme"])
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -93,6 +102,7 @@ def test_every_extra_that_a_page_names_exists(page: Path) -> None:
         "python -m pip install ./packages/gone",
         "python examples/gone.py",
         "nox -s gone -- more",
+        "rigging gone",
         "gone",
     ],
 )
