@@ -117,7 +117,9 @@ def main(root: Path) -> int:
     project = tomllib.loads((root / "zensical.toml").read_text("utf-8"))["project"]
     site = root / project["site_dir"]
     shutil.rmtree(site, ignore_errors=True)
-    wrong = [*unlisted(gather(root), project["nav"]), *build(root), *broken(site)]
+    wrong = [*unlisted(gather(root), project["nav"]), *build(root)]
+    if not wrong:  # else pages are missing, and every link to them would be told
+        wrong = [*broken(site)]
     for line in wrong:
         print(line)
     print(f"{len(wrong)} faults" if wrong else f"the site is {site / 'index.html'}")

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import griffe
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = ROOT / "packages/rigging-core/src"
@@ -120,6 +121,32 @@ def test_a_docstring_that_cannot_be_read_fails_the_build(repository: Path) -> No
 
     assert status == 1, printed
     assert re.search(r"^griffe.*'y'", printed, re.MULTILINE)
+
+
+def test_every_public_name_is_described() -> None:
+    """One without a docstring is left out of the API pages."""
+    package = griffe.load(
+        "rigging",
+        search_paths=[SOURCES],
+        extensions=griffe.load_extensions(ROOT / "docs/griffe_docstrings.py"),
+        allow_inspection=False,
+    )
+
+    names = {
+        f"{module.path}.{name}": module[name].has_docstring
+        for module in public_modules(package)
+        for name in module.exports or ()
+    }
+
+    assert [name for name, described in names.items() if not described] == []
+    assert len(names) > 100
+
+
+def public_modules(package: griffe.Module) -> Iterator[griffe.Module]:
+    for module in package.modules.values():
+        if not module.is_alias and not module.name.startswith("_"):
+            yield module
+            yield from public_modules(module)
 
 
 def test_every_public_module_is_in_the_api() -> None:
