@@ -25,6 +25,19 @@ def test_every_row_stands_in_the_results_that_the_section_links_to(section: str)
     assert [row for row in rows if row not in results] == []
 
 
+@pytest.mark.parametrize("section", MEASURED, ids=lambda text: text.partition("\n")[0])
+def test_what_is_missed_is_said(section: str) -> None:
+    targets = re.findall(r"\| (?:ratio )?\+?([\d.]+) \| ([≥≤]) \+?([\d.]+) \|", section)
+
+    missed = [
+        found
+        for found in targets
+        if (float(found[0]) < float(found[2])) == (found[1] == "≥") and found[0] != found[2]
+    ]
+
+    assert bool(missed) == ("\nMissed: " in section)
+
+
 def test_there_are_figures_for_every_file_of_results() -> None:
     linked = re.findall(r"\[Results\]\(\.\./(benchmarks/[\w.-]+)\)", PAGE.read_text("utf-8"))
 
