@@ -38,9 +38,8 @@ async def main(generator: rg.Generator) -> None:
     pipeline = pipeline.then(lambda chat: chat.meta(city=City.model_validate_json(chat.last.text)))
 
     prompts = ["The capital of France.", "The capital of Italy.", "The capital of Atlantis."]
-    for prompt, chat in zip(
-        prompts, await pipeline.run_batch(prompts, on_failed="include"), strict=True
-    ):
+    chats = await pipeline.run_batch(prompts, on_failed="include")
+    for prompt, chat in zip(prompts, chats, strict=True):
         print(prompt, "invalid" if chat.failed else repr(chat.metadata["city"]))
 
 

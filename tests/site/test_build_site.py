@@ -33,7 +33,7 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "docs").mkdir()
     for program in (ROOT / "docs").glob("*.py"):
         shutil.copy(program, tmp_path / "docs")
-    (tmp_path / "packages").symlink_to(ROOT / "packages")
+    shutil.copytree(ROOT / "packages", tmp_path / "packages")
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/RESULTS.md").write_text("# Results\n")
     (tmp_path / "examples").mkdir()
@@ -128,9 +128,8 @@ def test_a_page_that_only_the_navigation_has_fails_the_build(repository: Path) -
 
 
 def test_a_docstring_that_cannot_be_read_fails_the_build(repository: Path) -> None:
-    (repository / "packages").unlink()
     package = repository / "packages/rigging-core/src/odd"
-    package.mkdir(parents=True)
+    package.mkdir()
     code = 'def f(x: int) -> None:\n    """Do it.\n\n    Args:\n        y: Nobody\'s.\n    """\n'
     write(package, {"__init__.py": code})
     write(repository, {"docs/index.md": "# A\n", "docs/api.md": "# B\n\n::: odd\n"})

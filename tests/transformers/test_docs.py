@@ -5,6 +5,7 @@ A path that exists goes before a hub name of the same spelling, so the pages sta
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A folder with the models that the pages name; of the large one only the name."""
     hub = tmp_path_factory.mktemp("hub")
     save_small_model(hub / "HuggingFaceTB/SmolLM2-135M-Instruct")
-    (hub / "meta-llama").mkdir()
-    (hub / "meta-llama/Meta-Llama-3-8B-Instruct").symlink_to(tiny_model)
+    shutil.copytree(tiny_model, hub / "meta-llama/Meta-Llama-3-8B-Instruct")
     return hub
 
 
