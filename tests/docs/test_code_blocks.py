@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import ast
-import asyncio
 import doctest
 import importlib
 import pkgutil
-import re
 from collections.abc import Iterator
-from inspect import isawaitable
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 import rigging
+from tests.support.pages import PAGES, ROOT, SUITES, Block, blocks_of, needing, run, stray_fences
 
-ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     ["rigging", *(m.name for m in pkgutil.walk_packages(rigging.__path__, "rigging."))]
 )
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/*/README.md")])
-# A block that needs more than core says so in a comment before it; it must at least parse.
-BLOCK = re.compile(r"^(<!-- needs: .*? -->\n)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(*, run: bool) -> list[ParameterSet]:
-    found = []
-    for page in PAGES:
-        text = page.read_text("utf-8")
-        for block in BLOCK.finditer(text):
-            line = text.count("\n", 0, block.start()) + 1
-            if run == (not block[1]):
-                found.append(pytest.param(block[2], id=f"{page.relative_to(ROOT)}:{line}"))
-    return found
+WITH_CORE = [*needing(""), *needing("rigging-core[otel]")]
 
 
 @pytest.fixture(autouse=True)
@@ -65,19 +47,27 @@ def test_docstrings_have_examples_to_run() -> None:
     }
 
 
-@pytest.mark.parametrize("code", blocks(run=True))
-def test_example_of_a_page_runs(code: str) -> None:
-    """Blocks may use `await` at the top, as a notebook may."""
-    compiled = compile(code, "<page>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-
-    async def run() -> None:
-        result = eval(compiled, {"__name__": "example"})  # noqa: S307 (our own pages)
-        if isawaitable(result):
-            await result
-
-    asyncio.run(run())
+@pytest.mark.parametrize("block", WITH_CORE, ids=str)
+def test_example_of_a_page_runs(block: Block) -> None:
+    run([block])
 
 
-@pytest.mark.parametrize("code", blocks(run=False))
-def test_example_that_needs_more_than_core_parses(code: str) -> None:
-    compile(code, "<page>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+def test_every_other_example_is_run_by_a_suite() -> None:
+    needs = {block.needs for page in PAGES for block in blocks_of(page, "python")}
+
+    assert needs - {""} == SUITES.keys()
+
+
+@pytest.mark.parametrize(("package", "suite"), SUITES.items())
+def test_a_suite_runs_all_that_needs_its_package(package: str, suite: str) -> None:
+    text = (ROOT / suite).read_text("utf-8")
+
+    assert f'needing("{package}")' in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_block_is_overlooked(page: Path) -> None:
+    languages = {block.language for block in blocks_of(page)}
+
+    assert not stray_fences(page)
+    assert languages <= {"markdown", "python", "sh", "text", "toml"}, "is one of them to be run?"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.pages import ROOT, needing
+
 ACME = ROOT / "tests" / "plugins" / "acme"
 PAGE = ROOT / "docs" / "write-a-provider.md"
 # A block says whose text it is in a comment before it, and may hold shorter fences.
@@ -25,3 +25,12 @@ def test_the_page_shows_every_file_of_the_package_as_it_is() -> None:
     assert shown.keys() == files.keys()
     for name, text in files.items():
         assert shown[name] == text, f"{name} and the page differ"
+
+
+def test_whatever_needs_the_package_is_one_of_its_files() -> None:
+    """So that it is run by the tests of the package, `tests/plugins/test_acme.py`."""
+    blocks = needing("acme-rigging")
+    files = {path.read_text("utf-8") for path in ACME.rglob("*.py")}
+
+    assert {block.page for block in blocks} == {PAGE}
+    assert {block.code for block in blocks} <= files

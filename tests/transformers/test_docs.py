@@ -1,41 +1,40 @@
-"""The examples of the page on local models, with the real small model under its hub name."""
+"""The examples on local models, with real models in folders that are called as on the hub.
+
+A path that exists goes before a hub name of the same spelling, so the pages stay as they are.
+"""
 
 from __future__ import annotations
 
-import ast
-import asyncio
-import re
-from inspect import isawaitable
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.pages import ROOT, needing, run
 from tests.support.small_model import save_small_model
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).parents[2] / "docs/local-models.md"
-NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = needing("rigging-transformers")
+PAGES = sorted({block.page for block in BLOCKS})
 
 
-def test_the_examples_run_from_top_to_bottom(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A folder with the models that the pages name; of the large one only the name."""
+    hub = tmp_path_factory.mktemp("hub")
+    save_small_model(hub / "HuggingFaceTB/SmolLM2-135M-Instruct")
+    shutil.copytree(tiny_model, hub / "meta-llama/Meta-Llama-3-8B-Instruct")
+    return hub
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_examples_of_a_page_run_from_top_to_bottom(
+    page: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A path that exists goes before a hub name of the same spelling.
-    save_small_model(tmp_path / NAME)
-    monkeypatch.chdir(tmp_path)
-    text = PAGE.read_text("utf-8")
-    names: dict[str, Any] = {"__name__": "example"}
+    monkeypatch.chdir(hub)
 
-    async def run() -> None:
-        for block in BLOCK.finditer(text):
-            # So that a traceback shows the page's own line.
-            above = "\n" * (text.count("\n", 0, block.start(1)))
-            code = compile(above + block[1], PAGE, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            result = eval(code, names)  # noqa: S307 (our own page)
-            if isawaitable(result):
-                await result
+    run(block for block in BLOCKS if block.page == page)
 
-    asyncio.run(run())
+    if page.name == "README.md" and page.parent == ROOT:
+        assert "Paris" in capsys.readouterr().out

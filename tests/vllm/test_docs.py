@@ -1,48 +1,40 @@
-"""The examples of the page on vLLM, with a tiny model under the name that the page gives."""
+"""The examples on vLLM, with a tiny model under the names that the pages give."""
 
 from __future__ import annotations
 
-import ast
-import asyncio
 import re
-from inspect import isawaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from rigging_vllm import VLLMGenerator
 from rigging_vllm._borrowed import BorrowedAsyncLLM
 from tests.support.lora_adapter import make_lora_adapter
+from tests.support.pages import ROOT, needing, run
 
-if TYPE_CHECKING:
-    import pytest
-
-PAGE = Path(__file__).parents[2] / "docs/vllm.md"
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = needing("rigging-vllm")
+PAGES = sorted({block.page for block in BLOCKS})
 
 
-def test_the_examples_run_from_top_to_bottom(
-    shared: VLLMGenerator, llm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Starting an engine for each would take minutes: they are asked of one that runs.
+@pytest.fixture
+def _engine(shared: VLLMGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is loaded is one engine that runs: starting one for each would take minutes."""
     engine = BorrowedAsyncLLM(shared.load()._engine._worker._llm)  # type: ignore[attr-defined]
     private = VLLMGenerator.__private_attributes__["_engine"]
     monkeypatch.setattr(private, "default_factory", lambda: engine)
     make_lora_adapter(tmp_path / "adapters/sql")
     monkeypatch.chdir(tmp_path)
-    text = PAGE.read_text("utf-8")
-    names: dict[str, Any] = {"__name__": "__main__", "llm": llm}
 
-    async def run() -> None:
-        for block in BLOCK.finditer(text):
-            # So that a traceback shows the page's own line.
-            above = "\n" * (text.count("\n", 0, block.start(1)))
-            code = compile(above + block[1], PAGE, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            result = eval(code, names)  # noqa: S307 (our own page)
-            if isawaitable(result):
-                await result
 
-    asyncio.run(run())
+@pytest.mark.usefixtures("_engine")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_examples_of_a_page_run_from_top_to_bottom(page: Path, llm: Any) -> None:
+    names = run(
+        (block for block in BLOCKS if block.page == page), {"__name__": "__main__", "llm": llm}
+    )
 
-    assert len(names["chats"]) == 16
-    assert re.match(r'\s*{\s*"city"\s*:\s*"', names["chat"].last.text)
-    assert names["plain"].last.text != names["adapted"].last.text
+    if page.name == "vllm.md":
+        assert len(names["chats"]) == 16
+        assert re.match(r'\s*{\s*"city"\s*:\s*"', names["chat"].last.text)
+        assert names["plain"].last.text != names["adapted"].last.text

@@ -27,6 +27,7 @@ __all__ = [
     "scan_installed",
 ]
 
+#: Where distributions name the generators that they provide.
 ENTRY_POINT_GROUP: Final = "rigging.generators"
 PLUGIN_GROUP: Final = "rigging.plugins"
 

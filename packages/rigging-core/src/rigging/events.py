@@ -23,6 +23,7 @@ __all__ = [
     "RequestStarted",
 ]
 
+#: What is asked of a generator: to go on with a conversation, or with a text.
 Operation: TypeAlias = Literal["chat", "completion"]
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "ToolCall",
 ]
 
+#: Who speaks.
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 # First bytes -> media type, for images given as bytes.
@@ -175,6 +176,7 @@ class AudioPart(_MessageModel):
         return base64.b64decode(self.input_audio.data)
 
 
+#: What the content of a message may be made of.
 Part: TypeAlias = Annotated[TextPart | ImagePart | AudioPart, Field(discriminator="type")]
 
 
@@ -295,6 +297,7 @@ class Message(_MessageModel):
         return message
 
 
+#: What `Message.fit` makes a message of.
 MessageLike: TypeAlias = str | Message | Mapping[str, Any]
 
 

@@ -94,6 +94,7 @@ class RecordedCall:
     params: tuple[GenerateParams, ...]
 
 
+#: What a `ScriptedGenerator` answers a request with; an exception fails it.
 Reply: TypeAlias = str | GeneratedMessage | GeneratedText | BaseException
 
 
