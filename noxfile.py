@@ -225,7 +225,7 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
         # With the other provider of OpenAI's protocol, to compare what comes back.
         _install(session, "core", "litellm", "openai", groups=("test-litellm",), constraints=pins)
     elif suite == "openai":
-        _install(session, "core", "openai", groups=("test-openai",), constraints=pins)
+        _install(session, "core[cli]", "openai", groups=("test-openai",), constraints=pins)
     elif suite == "transformers":
         extras = "transformers[adapters,gguf,quantization]"
         _install(session, "core[cli]", extras, groups=("test",), constraints=pins)

@@ -16,6 +16,7 @@ from tests.support.pages import PAGES, ROOT, SUITES, Block, blocks_of, needing, 
 MODULES = sorted(
     ["rigging", *(m.name for m in pkgutil.walk_packages(rigging.__path__, "rigging."))]
 )
+LANGUAGES = {"console", "markdown", "python", "sh", "text", "toml"}
 WITH_CORE = [*needing(""), *needing("rigging-core[otel]")]
 
 
@@ -70,4 +71,6 @@ def test_no_block_is_overlooked(page: Path) -> None:
     languages = {block.language for block in blocks_of(page)}
 
     assert not stray_fences(page)
-    assert languages <= {"markdown", "python", "sh", "text", "toml"}, "is one of them to be run?"
+    assert languages <= LANGUAGES, "is one of them to be run?"
+    # Commands and what they print: run where the provider that they name is installed.
+    assert {block.needs for block in blocks_of(page, "console")} <= {"rigging-openai"}

@@ -82,9 +82,9 @@ def stray_fences(page: Path) -> list[str]:
     return re.findall(r"^`{3,}.*$", _BLOCK.sub("", page.read_text("utf-8")), re.MULTILINE)
 
 
-def needing(package: str) -> list[Block]:
-    """Return the Python blocks of all pages that need this package; empty: that need none."""
-    blocks = (block for page in PAGES for block in blocks_of(page, "python"))
+def needing(package: str, language: str = "python") -> list[Block]:
+    """Return the blocks of all pages that need this package; empty: that need none."""
+    blocks = (block for page in PAGES for block in blocks_of(page, language))
     return [block for block in blocks if block.needs == package]
 
 

@@ -45,6 +45,7 @@ _logger = logging.getLogger(__name__)
 Lazy: TypeAlias = "Callable[[], type]"
 
 
+#: Where the name of a `Listed` provider leads.
 State: TypeAlias = Literal["found", "registered", "shadowed", "ambiguous"]
 
 
