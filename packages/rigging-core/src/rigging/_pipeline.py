@@ -582,8 +582,10 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         catching = self.catching
         if on_failed is not None:
             catching = replace(catching, on_failed=on_failed)
-        if one and catching.on_failed == "skip":
-            catching = replace(catching, on_failed="include")
+        if one:
+            if catching.on_failed == "skip":
+                catching = replace(catching, on_failed="include")
+            return Settings(catching, window=1, checkpoint=None, progress=False)
         if window is not None and (not isinstance(window, int) or window < 1):
             raise InvalidParamsError(f"window is at least 1, got {window!r}")
         if window is None:
