@@ -70,7 +70,7 @@ def fill_in(project: Path) -> None:
 
 
 def test_the_page_has_every_step() -> None:
-    assert list(STEPS) == ["begin", "fill in", "test", "list", "run", "build"]
+    assert list(STEPS) == ["begin", "fill in", "test", "list", "run", "build", "check"]
 
 
 def test_before_it_is_filled_in_it_says_where_to_do_that(day: Day) -> None:
@@ -101,6 +101,12 @@ def test_rigging_runs_it(day: Day) -> None:
     printed = day.environment.shell(STEPS["run"], day.project)
 
     assert printed.split() == ["hi"] * 20
+
+
+def test_rigging_checks_it(day: Day) -> None:
+    printed = day.environment.shell(STEPS["check"], day.project)
+
+    assert re.search(r"^  \d+ tests passed, 0 failed\.$", printed, re.MULTILINE), printed
 
 
 def test_its_wheel_works_where_only_rigging_core_is(

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rigging.cli._check import Check, identifier_of
+from rigging.cli._options import Modules
 from rigging.cli._project import Project
 from rigging.error import RiggingWarning
 from rigging.registry import registry
@@ -48,3 +50,52 @@ def new(
     print(f"  fill in `ask` in src/{project.module}/_generator.py")
     print("  python -m pytest")
     print(f"  rigging run '{project.provider}!some-model' 'Hello!'")
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="An identifier, or a provider's name.", show_default=False
+        ),
+    ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PYTEST", help="Arguments for pytest, after --: -k WORD.", show_default=False
+        ),
+    ] = None,
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="The model, with a provider's name.", show_default=False)
+    ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SWITCH", help="What it can do: supports_tools.", show_default=False),
+    ] = None,
+    off: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SWITCH",
+            help="What it cannot do: deterministic, supports_seed. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    modules: Modules = None,
+) -> None:
+    """Test a provider by all that is expected of one. It is asked for hundreds of short answers.
+
+    Found out are: which requests it takes, whether it streams, what it warns about. Left out is how
+    it fails: a test file of its own can show that.
+    """
+    given = context.find_root().params.get("modules") or []
+    code = Check(
+        identifier_of(name, model),
+        modules=[*given, *(modules or [])],
+        on=on or [],
+        off=off or [],
+        arguments=arguments or [],
+    ).run()
+    raise typer.Exit(code)
