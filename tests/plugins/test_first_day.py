@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import pytest
 
 from tests.support.environments import ROOT, Environment, make_environment
+from tests.support.pages import blocks_of, needing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 pytestmark = pytest.mark.slow
 
-PAGE: Final = (ROOT / "docs" / "write-a-provider.md").read_text(encoding="utf-8")
-# A block says in a comment before it which step it is.
-BLOCK: Final = re.compile(
-    r"^<!-- first day: ([\w ]+) -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)
-STEPS: Final = dict(BLOCK.findall(PAGE))
-# Which lines the step "fill in" is about, in the words of the page.
+PAGE: Final = ROOT / "docs" / "write-a-provider.md"
+STEPS: Final = {block.step: block.code for block in blocks_of(PAGE, "sh") if block.step}
+# Where the lines go that are to be filled in, in the words of the page.
 PLACE: Final = re.compile(
     r"In `(\S+)`, put these lines in place of those from\s+`([^`]+)` to `([^`]+)`:"
 )
@@ -58,19 +55,19 @@ def day(wheels: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 def fill_in(project: Path) -> None:
     """Do what the page says of the lines to fill in."""
-    (place,) = PLACE.findall(PAGE)
-    name, first, last = place
+    (lines_to_fill_in,) = needing("acme")
+    ((name, first, last),) = PLACE.findall(PAGE.read_text(encoding="utf-8"))
     path = project / name
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     stripped = [line.strip() for line in lines]
     start, end = stripped.index(first), stripped.index(last)
     assert start < end
-    lines[start : end + 1] = [STEPS["fill in"]]
+    lines[start : end + 1] = [lines_to_fill_in.code]
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def test_the_page_has_every_step() -> None:
-    assert list(STEPS) == ["begin", "fill in", "test", "list", "run", "build", "check"]
+    assert list(STEPS) == ["begin", "test", "list", "run", "build", "check"]
 
 
 def test_before_it_is_filled_in_it_says_where_to_do_that(day: Day) -> None:
