@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
+import io
+import json
 import sys
 import tomllib
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,22 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import rigging as rg
-from rigging.cli import _check, _project
-from rigging.cli._check import Check
-from rigging.cli._exits import ExitCode, UsageError, exit_code
+from rigging.cli import _check, _kit, _project
+from rigging.cli._exits import ExitCode, UsageError
 from rigging.cli._findings import find_settings
 from rigging.cli._project import Project
-from rigging.error import MissingDependencyError, UnsupportedParameterWarning
+from rigging.error import BadRequestError, UnsupportedParameterWarning
+from rigging.registry import registry
 from rigging.testing import EchoGenerator
+from tests.core.cli.conftest import Done
 
 KEY = "sk-planted-8d2f6a"
-# The second shows its key wherever it can, keeps what lies in the folder of temporary files
-# while it is asked, and counts nothing.
+# The first shows its key wherever it can, keeps what lies in the folder of temporary files while
+# it is asked, and counts nothing.
 MODULE = """
 import os
 from pathlib import Path
 import rigging as rg
-from rigging.testing import EchoGenerator
 
 class Careless(rg.Generator):
     async def generate_messages(self, messages, params):
@@ -45,30 +46,38 @@ class Silent(rg.Generator):
     async def generate_texts(self, texts, params):
         raise NotImplementedError("no model yet")
 
-rg.register_generator("echo", EchoGenerator)
 rg.register_generator("careless", Careless)
 rg.register_generator("silent", Silent)
 """
 
+Rigging = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The empty folder that commands run in."""
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the commands run: with a module to import, and an empty folder for what is passing."""
-    (tmp_path / "providers.py").write_text(MODULE, encoding="utf-8")
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    return tmp_path
+def careless(tmp_path: Path) -> Path:
+    """A file that registers the providers ``careless`` and ``silent``."""
+    path = tmp_path / "careless.py"
+    path.write_text(MODULE, encoding="utf-8")
+    return path
 
 
-def rigging(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rigging.cli", *arguments],
-        cwd=folder,
-        env=os.environ | variables,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+@pytest.fixture
+def passing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files."""
+    folder = tmp_path / "passing"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)  # where they lie is worked out once
+    return folder
 
 
 def files(folder: Path) -> set[str]:
@@ -78,12 +87,12 @@ def files(folder: Path) -> set[str]:
 # -- new ---------------------------------------------------------------------------------
 
 
-def test_a_new_project_is_whole(tmp_path: Path) -> None:
-    done = rigging(tmp_path, "plugin", "new", "My-LLM")
-    project = tmp_path / "my-llm-rigging"
+def test_a_new_project_is_whole(rigging: Rigging, desk: Path) -> None:
+    done = rigging("plugin", "new", "My-LLM")
+    project = desk / "my-llm-rigging"
 
-    assert done.returncode == ExitCode.OK, done.stderr
-    assert files(tmp_path) == {
+    assert done.code == ExitCode.OK, done.err
+    assert files(desk) == {
         f"my-llm-rigging/{name}"
         for name in (
             ".github/workflows/test.yml",
@@ -104,9 +113,9 @@ def test_a_new_project_is_whole(tmp_path: Path) -> None:
     assert "class MyLlmGenerator(" in texts["src/my_llm_rigging/_generator.py"]
 
 
-def test_a_new_project_says_what_it_is_and_needs(tmp_path: Path) -> None:
-    rigging(tmp_path, "plugin", "new", "My-LLM")
-    text = (tmp_path / "my-llm-rigging" / "pyproject.toml").read_text("utf-8")
+def test_a_new_project_says_what_it_is_and_needs(rigging: Rigging, desk: Path) -> None:
+    rigging("plugin", "new", "My-LLM")
+    text = (desk / "my-llm-rigging" / "pyproject.toml").read_text("utf-8")
     project = tomllib.loads(text)["project"]
     (core,) = map(Requirement, project["dependencies"])
 
@@ -121,11 +130,11 @@ def test_a_new_project_says_what_it_is_and_needs(tmp_path: Path) -> None:
     assert not core.specifier.contains(f"{version.major}.{version.minor + 1}")
 
 
-def test_what_to_do_next_is_printed(tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
-    done = rigging(tmp_path, "plugin", "new", "acme", "--into", "work")
+def test_what_to_do_next_is_printed(rigging: Rigging, desk: Path) -> None:
+    (desk / "work").mkdir()
+    done = rigging("plugin", "new", "acme", "--into", "work")
 
-    assert done.stdout.splitlines() == [
+    assert done.out.splitlines() == [
         "Made work/acme-rigging. What to do next:",
         "  cd work/acme-rigging",
         "  python -m pip install -e . --group test",
@@ -159,15 +168,15 @@ def test_all_names_follow_from_the_providers(name: str, project: Project) -> Non
     ],
 )
 def test_what_cannot_be_made_is_refused_and_leaves_nothing(
-    tmp_path: Path, arguments: list[str], said: str
+    rigging: Rigging, desk: Path, arguments: list[str], said: str
 ) -> None:
-    (tmp_path / "there-rigging").mkdir()
+    (desk / "there-rigging").mkdir()
 
-    done = rigging(tmp_path, "plugin", "new", *arguments, COLUMNS="200")
+    done = rigging("plugin", "new", *arguments)
 
-    assert done.returncode == ExitCode.USAGE
-    assert said in done.stderr
-    assert [path.name for path in tmp_path.rglob("*")] == ["there-rigging"]
+    assert done.code == ExitCode.USAGE
+    assert said in done.err
+    assert [path.name for path in desk.rglob("*")] == ["there-rigging"]
 
 
 def test_a_failure_on_the_way_leaves_nothing(
@@ -198,60 +207,66 @@ def test_what_tools_leave_in_the_template_is_left_there(
     assert files(Project.of("acme").make(tmp_path)) == {"src/a.py"}
 
 
-def test_a_name_that_is_taken_is_warned_about(tmp_path: Path) -> None:
-    record = tmp_path / "site" / "theirs-1.2.dist-info"
+def test_a_name_that_is_taken_is_warned_about(
+    rigging: Rigging, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = desk / "site" / "theirs-1.2.dist-info"
     record.mkdir(parents=True)
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
     (record / "entry_points.txt").write_text("[rigging.generators]\nacme = theirs:Acme\n")
+    monkeypatch.syspath_prepend(desk / "site")
+    registry.reset()
 
-    done = rigging(tmp_path, "plugin", "new", "Acme", PYTHONPATH=str(tmp_path / "site"))
+    done = rigging("plugin", "new", "Acme")
 
-    assert done.returncode == ExitCode.OK
-    assert "warning: the provider 'acme' is there already, from theirs 1.2" in done.stderr
-    assert (tmp_path / "acme-rigging").is_dir()
+    assert done.code == ExitCode.OK
+    assert "warning: the provider 'acme' is there already, from theirs 1.2" in done.err
+    assert (desk / "acme-rigging").is_dir()
 
 
 # -- check -------------------------------------------------------------------------------
 
 
-def test_a_generator_that_keeps_the_contract_passes(folder: Path) -> None:
-    done = rigging(folder, "--import", "providers.py", "plugin", "check", "echo!any")
+def test_a_generator_that_keeps_the_contract_passes(rigging: Rigging, passing: Path) -> None:
+    done = rigging("plugin", "check", "echo!any")
 
-    assert done.returncode == ExitCode.OK, done.stdout
-    assert "echo!any, by version 1 of the contract:" in done.stdout
-    assert ", 0 failed." in done.stdout
+    assert done.code == ExitCode.OK, done
+    assert "echo!any, by version 1 of the contract:" in done.out
+    assert ", 0 failed." in done.out
     # What the class does not have is seen, and no request of it lasts.
-    assert "Switched off: can_fail, supports_streaming, takes_time." in done.stdout
-    assert list((folder / "temporary").iterdir()) == []
+    assert "Switched off: can_fail, supports_streaming, takes_time." in done.out
+    assert list(passing.iterdir()) == []
 
 
-def test_what_is_broken_is_said_and_no_key(folder: Path) -> None:
+def test_what_is_broken_is_said_and_no_key(
+    rigging: Rigging, desk: Path, careless: Path, passing: Path
+) -> None:
+    identifier = f"careless!any,api_key={KEY}"
     done = rigging(
-        folder,
-        *("plugin", "check", f"careless!any,api_key={KEY}", "--import", "providers.py"),
-        *("--", "-k", "usage or record"),
+        "plugin", "check", identifier, "--import", careless, "--", "-k", "usage or record"
     )
 
-    assert done.returncode == ExitCode.FAILED
+    assert done.code == ExitCode.FAILED
     assert (
         "FAILED usage is counted (messages): a result says what it took: `usage` is filled"
-        in done.stdout
+        in done.out
     )
-    assert "FAILED no record of a request shows the key (messages): no result" in done.stdout
-    assert "my key is ***" in done.stdout
-    assert KEY not in done.stdout + done.stderr
+    assert "FAILED no record of a request shows the key (messages): no result" in done.out
+    assert "  0 tests passed, 2 failed." in done.out
+    assert "my key is ***" in done.out
+    assert KEY not in done.out + done.err
     # Nor did it stand in the test file, which is gone.
-    seen = (folder / "seen.txt").read_text()
+    seen = (desk / "seen.txt").read_text()
     assert "class TestContract(GeneratorContract)" in seen
     assert KEY not in seen
-    assert list((folder / "temporary").iterdir()) == []
+    assert list(passing.iterdir()) == []
 
 
-def test_a_generator_that_answers_nothing_says_why(folder: Path) -> None:
-    done = rigging(folder, "--import", "providers.py", "plugin", "check", "silent!any")
+def test_a_generator_that_answers_nothing_says_why(rigging: Rigging, careless: Path) -> None:
+    done = rigging("plugin", "check", "silent!any", "--import", careless)
 
-    assert done.returncode == ExitCode.FAILED
-    assert done.stderr == "rigging: NotImplementedError: no model yet\n"
+    assert done.code == ExitCode.FAILED
+    assert done.err == "rigging: NotImplementedError: no model yet\n"
 
 
 @pytest.mark.parametrize(
@@ -263,37 +278,75 @@ def test_a_generator_that_answers_nothing_says_why(folder: Path) -> None:
         (["echo!any,odd=1"], ExitCode.USAGE, "unknown key 'odd'"),
         (["echo!any", "--off", "support_seed"], ExitCode.USAGE, "did you mean 'supports_seed'?"),
         (["echo!any", "--on", "wings"], ExitCode.USAGE, "there are supports_messages, "),
-        (["echo", "--model", "x", "--", "-k", "none"], ExitCode.USAGE, "pytest ran no test"),
+        (["Echo", "--model", "x", "--", "-k", "none"], ExitCode.USAGE, "pytest ran no test"),
     ],
 )
 def test_what_cannot_be_checked_is_refused(
-    folder: Path, arguments: list[str], code: ExitCode, said: str
+    rigging: Rigging, arguments: list[str], code: ExitCode, said: str
 ) -> None:
-    done = rigging(folder, "--import", "providers.py", "plugin", "check", *arguments)
+    done = rigging("plugin", "check", *arguments)
 
-    assert done.returncode == code, done.stdout
-    assert said in done.stderr
+    assert done.code == code, done
+    assert said in done.err
 
 
-def test_without_pytest_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pytest_it_says_what_to_install(
+    rigging: Rigging, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_check, "find_spec", lambda name: None)
 
-    with (
-        rg.register_generator("echo", EchoGenerator),
-        pytest.raises(
-            MissingDependencyError, match=r"pip install 'rigging-core\[testing\]'"
-        ) as raised,
-    ):
-        Check("echo!any").run()
+    done = rigging("plugin", "check", "echo!any")
 
-    assert exit_code(raised.value) is ExitCode.NO_PROVIDER
+    assert done.code == ExitCode.NO_PROVIDER
+    assert "pip install 'rigging-core[testing]'" in done.err
+
+
+@pytest.mark.parametrize(
+    ("provider", "rule", "code"),
+    [
+        pytest.param("careless", "record", ExitCode.FAILED, id="broken"),
+        pytest.param("careless", "batch", ExitCode.OK, id="kept"),
+        pytest.param("silent", "batch", ExitCode.FAILED, id="silent"),
+        pytest.param("careless", "none", ExitCode.USAGE, id="no-test"),
+        pytest.param("nobody", "batch", ExitCode.NO_PROVIDER, id="unknown"),
+    ],
+)
+def test_the_process_that_runs_the_tests_ends_with_the_commands_code(
+    provider: str,
+    rule: str,
+    code: ExitCode,
+    careless: Path,
+    passing: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = {
+        "path": sys.path,
+        "folder": str(passing),
+        "identifier": f"{provider}!any",
+        "modules": [str(careless)],
+        "on": [],
+        "off": ["supports_streaming"],
+        "arguments": ["-k", rule],
+    }
+    # What it changes is its own, but here.
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(told)))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "careless", None)
+    for name in ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
+        monkeypatch.setenv(name, "")
+
+    with pytest.raises(SystemExit) as ended:
+        _kit.main()
+    registry.reset()
+
+    assert ended.value.code == code
 
 
 # -- What is found out -------------------------------------------------------------------
 
 
 class Picky(EchoGenerator):
-    """Takes texts without `stop`, and never `seed` or `top_k`, and streams conversations only."""
+    """Takes no `seed` or `top_k`, in texts no `stop`, and streams conversations only."""
 
     warned: set[str] = set()
 
@@ -331,6 +384,41 @@ def test_what_a_generator_can_do_is_seen() -> None:
         "unsupported_params": {"seed", "top_k"},
         "unsupported_in_texts": {"stop"},
     }
+
+
+class Strict(EchoGenerator):
+    """Needs a minute for a long answer in a chat, and refuses `audio` in texts, by name."""
+
+    async def generate_messages(self, messages: Any, params: Any) -> Any:
+        if params[0].max_tokens == 100_000:
+            await asyncio.sleep(60)
+        return await super().generate_messages(messages, params)
+
+    async def generate_texts(self, texts: Any, params: Any) -> Any:
+        if params[0].audio:
+            return [BadRequestError("there is no 'audio' here")]
+        return await super().generate_texts(texts, params)
+
+
+def test_what_a_generator_refuses_or_is_slow_at_is_seen() -> None:
+    found = asyncio.run(find_settings(Strict(model="any"), {}))
+
+    assert found["takes_time"] is True
+    assert found["unsupported_in_texts"] == {"audio"}
+    assert found["unsupported_params"] == set()
+
+
+class Small(EchoGenerator):
+    """Takes no great number of tokens."""
+
+    async def generate_messages(self, messages: Any, params: Any) -> Any:
+        if params[0].max_tokens == 100_000:
+            raise BadRequestError("at most 4096 tokens")
+        return await super().generate_messages(messages, params)
+
+
+def test_a_request_that_is_refused_does_not_last() -> None:
+    assert asyncio.run(find_settings(Small(model="any"), {}))["takes_time"] is False
 
 
 def test_who_knows_better_is_believed() -> None:

@@ -38,7 +38,9 @@ class TestContract(GeneratorContract):
 
     @pytest.fixture
     def generator(self, make_checked):
-        return make_checked()
+        generator = make_checked()
+        yield generator
+        generator.unload()
 '''
 
 
@@ -84,9 +86,10 @@ def _check(
     (folder / "pytest.ini").touch()
     os.environ.pop("PYTEST_ADDOPTS", None)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    quiet = ["--quiet", "--no-header", "--no-summary", "--tb=no", "-p", "no:cacheprovider"]
+    quiet = ["--quiet", "--no-header", "--no-summary", "--tb=no"]
+    alone = ["--import-mode=importlib", "-p", "no:cacheprovider"]
     outcomes = _Outcomes(identifier)
-    ended = pytest.main([*quiet, *arguments, str(file)], plugins=[outcomes])
+    ended = pytest.main([*quiet, *alone, *arguments, str(file)], plugins=[outcomes])
     if ended == pytest.ExitCode.INTERRUPTED:
         return ExitCode.INTERRUPTED
     if ended not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:

@@ -7,7 +7,6 @@ and the names in it are replaced.
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +93,7 @@ class Project:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 text = self._named((_TEMPLATE / name).read_text(encoding="utf-8"))
                 target.write_text(text, encoding="utf-8", newline="\n")
-            shutil.move(draft, folder)
+            draft.rename(folder)
         return folder
 
     def _named(self, text: str) -> str:
