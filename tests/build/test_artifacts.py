@@ -188,10 +188,10 @@ def version_of(package: Package) -> str:
 
 def sources(package: Package) -> list[str]:
     folder = package.folder / "src"
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return [
-        path.relative_to(folder).as_posix() for path in files if "__pycache__" not in path.parts
-    ]
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    # What tools remember is no source: ruff keeps its cache in the template of a project, too.
+    caches = {"__pycache__", ".ruff_cache"}
+    return [path.as_posix() for path in files if caches.isdisjoint(path.parts)]
 
 
 def contents_of_wheel(wheel: Path) -> dict[str, bytes]:

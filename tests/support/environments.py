@@ -150,6 +150,11 @@ class Environment:
         ]
         return Cells(outcomes, set(report["modules"]), report["logs"])
 
+    def shell(self, script: str, cwd: Path) -> str:
+        """Run lines of a shell as whoever has activated the environment; return the output."""
+        programs = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
+        return _run(["sh", "-e", "-c", script], "", cwd, {"PATH": programs})
+
 
 def make_environment(path: Path) -> Environment:
     """Make an environment with nothing installed, on the interpreter that runs the tests."""

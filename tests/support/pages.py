@@ -2,7 +2,8 @@
 
 A Python block runs with core alone, unless a comment before it names the package that it needs:
 ``<!-- needs: rigging-openai and a server -->``. `SUITES` says which tests run those, and
-`tests/docs` sees to it that there is no other name.
+`tests/docs` sees to it that there is no other name. What is typed on a third party's first day is
+named as a step of it, ``<!-- first day: begin -->``: `tests/plugins/test_first_day.py` does it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ PAGES: Final = sorted(
 
 #: What a block needs -> the tests that run it.
 SUITES: Final[Mapping[str, str]] = {
+    "acme": "tests/plugins/test_first_day.py",
     "acme-rigging": "tests/docs/test_provider_page.py",  # compares them with files that are tested
     "rigging-core[otel]": "tests/docs/test_code_blocks.py",
     "rigging-litellm": "tests/litellm/test_docs.py",
@@ -40,7 +42,7 @@ SUITES: Final[Mapping[str, str]] = {
 }
 
 _BLOCK: Final = re.compile(
-    r"^(?:<!-- (?:needs: (?P<needs>[^\s;]+)[^\n]*|[^\n]*) -->\n)?"
+    r"^(?:<!-- (?:needs: (?P<needs>[^\s;]+)[^\n]*|first day: (?P<step>\w+)|[^\n]*) -->\n)?"
     r"(?P<fence>`{3,})(?P<language>\w+)\n(?P<code>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
@@ -56,6 +58,7 @@ class Block:
         language: Such as ``python``.
         code: Its text.
         needs: The package that it needs beside core; empty if none.
+        step: Which step of a third party's first day it is; empty if none.
     """
 
     page: Path
@@ -63,6 +66,7 @@ class Block:
     language: str
     code: str
     needs: str = ""
+    step: str = ""
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -74,7 +78,8 @@ def blocks_of(page: Path, *languages: str) -> Iterator[Block]:
     for found in _BLOCK.finditer(text):
         if not languages or found["language"] in languages:
             line = text.count("\n", 0, found.start("code")) + 1
-            yield Block(page, line, found["language"], found["code"], found["needs"] or "")
+            needs, step = found["needs"] or "", found["step"] or ""
+            yield Block(page, line, found["language"], found["code"], needs, step)
 
 
 def stray_fences(page: Path) -> list[str]:

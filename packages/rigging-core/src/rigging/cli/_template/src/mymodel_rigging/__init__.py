@@ -1,0 +1,5 @@
+"""The provider mymodel for rigging."""
+
+from mymodel_rigging._generator import MymodelGenerator
+
+__all__ = ["MymodelGenerator"]
