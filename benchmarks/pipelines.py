@@ -3,8 +3,8 @@
     nox -s bench
 
 The generator is in process and answers at once, so that what is measured is Rigging. The
-programs take turns within one run and medians of five are compared, because machines are
-shared and noisy: the ratios count, not the microseconds. The tables are printed, and
+programs take turns, each round gives a ratio of two neighbours in time, and the median of these
+counts, because machines are shared and noisy. The tables are printed, and
 written to `benchmarks/RESULTS.md`.
 """
 
@@ -26,8 +26,10 @@ from typing import Any, Final
 
 import rigging as rg
 
-ROUNDS: Final = 5
-ITEMS: Final = 2_000
+# Many short rounds: what a machine does to one of them is done to its neighbour, too.
+ROUNDS, ITEMS = 120, 1_000
+CHECKPOINT_ROUNDS: Final = 7
+STREAM_ROUNDS: Final = 5  # in processes of their own
 CHECKPOINT_ITEMS: Final = 10_000
 FEW, MANY = 1_000, 100_000
 WORKERS: Final = 64
@@ -91,8 +93,6 @@ async def by_hand(items: int) -> list[Any]:
 
 def cpu_per_item(program: Callable[[], Awaitable[Any]], items: int) -> float:
     """Run a program once; return microseconds of CPU time per item, all threads together."""
-    # Once for nothing: whoever comes first pays for the memory that the others find.
-    asyncio.run(_awaited(program))
     gc.collect()
     start = time.process_time()
     asyncio.run(_awaited(program))
@@ -103,17 +103,21 @@ async def _awaited(program: Callable[[], Awaitable[Any]]) -> None:
     await program()
 
 
-def take_turns(programs: dict[str, tuple[Callable[[], Awaitable[Any]], int]]) -> dict[str, float]:
-    """Run programs in turn; return the median of each."""
+def take_turns(
+    programs: dict[str, Callable[[], Awaitable[Any]]], items: int, rounds: int
+) -> dict[str, list[float]]:
+    """Run programs in turn; return what each took per item, round by round."""
+    for program in programs.values():
+        cpu_per_item(program, items)  # once for nothing
     times: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(ROUNDS):
-        for name, (program, items) in programs.items():
+    for _ in range(rounds):
+        for name, program in programs.items():
             times[name].append(cpu_per_item(program, items))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
-def measure_overhead() -> list[tuple[str, float, str, float, str]]:
-    """Return rows: what, μs per item, compared with, ratio, to reach."""
+def measure_overhead() -> list[str]:
+    """Return the rows of a table."""
     generator = Instant(model="instant")
     chat, text = generator.chat(), generator.complete("")
     then = chat.then(lambda _: None)
@@ -131,18 +135,19 @@ def measure_overhead() -> list[tuple[str, float, str, float, str]]:
         with tempfile.TemporaryDirectory() as folder:
             await chat.run_batch(more, checkpoint=Path(folder) / "run.db")
 
-    medians = take_turns(
-        {
-            "worker pool by hand": (lambda: by_hand(ITEMS), ITEMS),
-            "run_batch of chats": (lambda: chat.run_batch(given), ITEMS),
-            "run_batch without hooks": (without_hooks, ITEMS),
-            "run_batch with a listener": (with_listener, ITEMS),
-            "run_batch with one then": (lambda: then.run_batch(given), ITEMS),
-            "run_batch of completions": (lambda: text.run_batch(given), ITEMS),
-            "run_batch, 10,000 items": (lambda: chat.run_batch(more), CHECKPOINT_ITEMS),
-            "the same with a checkpoint": (with_checkpoint, CHECKPOINT_ITEMS),
-        }
-    )
+    short = {
+        "worker pool by hand": lambda: by_hand(ITEMS),
+        "run_batch without hooks": without_hooks,
+        "run_batch of chats": lambda: chat.run_batch(given),
+        "run_batch with a listener": with_listener,
+        "run_batch with one then": lambda: then.run_batch(given),
+        "run_batch of completions": lambda: text.run_batch(given),
+    }
+    long = {
+        "run_batch, 10,000 items": lambda: chat.run_batch(more),
+        "the same with a checkpoint": with_checkpoint,
+    }
+    times = take_turns(short, ITEMS, ROUNDS) | take_turns(long, CHECKPOINT_ITEMS, CHECKPOINT_ROUNDS)
     compared = [
         ("run_batch of chats", "worker pool by hand", "≤ 2.5"),
         ("run_batch of chats", "run_batch without hooks", "≤ 1.02"),
@@ -151,9 +156,19 @@ def measure_overhead() -> list[tuple[str, float, str, float, str]]:
         ("run_batch of completions", "run_batch of chats", "≤ 1.0"),
         ("the same with a checkpoint", "run_batch, 10,000 items", "≤ 2.0"),
     ]
-    rows = [("worker pool by hand", medians["worker pool by hand"], "", 0.0, "")]
-    rows += [(a, medians[a], b, medians[a] / medians[b], goal) for a, b, goal in compared]
-    return rows
+    by_hand_us = statistics.median(times["worker pool by hand"])
+    return [
+        f"| worker pool by hand | {by_hand_us:.1f} | | | | |",
+        *(_row(name, times[name], beside, times[beside], goal) for name, beside, goal in compared),
+    ]
+
+
+def _row(name: str, costs: list[float], beside: str, others: list[float], goal: str) -> str:
+    pairs = list(zip(costs, others, strict=True))
+    ratio = statistics.median(cost / other for cost, other in pairs)
+    more = statistics.median(cost - other for cost, other in pairs)
+    cost = statistics.median(costs)
+    return f"| {name} | {cost:.1f} | {beside} | {ratio:.2f} | {more:+.1f} | {goal} |"
 
 
 async def stream(items: int) -> None:
@@ -200,18 +215,14 @@ def report() -> str:
         "# Results",
         "",
         f"`nox -s bench` on {platform.machine()} {platform.system()}, "
-        f"Python {platform.python_version()}; medians of {ROUNDS}, CPU time, one run.",
+        f"Python {platform.python_version()}; medians of {ROUNDS} rounds, CPU time, one run.",
         "",
-        "| in process, no I/O | μs per item | beside | ratio | to reach |",
-        "|---|---|---|---|---|",
+        "| in process, no I/O | μs per item | beside | ratio | more, μs | to reach |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, cpu, beside, ratio, goal in measure_overhead():
-        lines.append(
-            f"| {name} | {cpu:.1f} | {beside} | {f'{ratio:.2f}' if beside else ''} | {goal} |"
-        )
-    streams = {items: [measure_stream(items) for _ in range(ROUNDS)] for items in (FEW, MANY)}
+    lines += measure_overhead()
     few, many = (
-        [statistics.median(column) for column in zip(*streams[items], strict=True)]
+        [min(column) for column in zip(*map(measure_stream, [items] * STREAM_ROUNDS), strict=True)]
         for items in (FEW, MANY)
     )
     slower = many[0] / few[0]
