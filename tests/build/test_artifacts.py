@@ -98,7 +98,12 @@ def test_cores_extras_bring_the_providers_and_what_is_optional(wheel: Find) -> N
 
     expected = {package.provider: {package.name} for package in PROVIDERS}
     everything = {"all": {package.name for package in PROVIDERS}}
-    others = {"otel": {"opentelemetry-api"}, "progress": {"tqdm"}, "testing": {"pytest"}}
+    others = {
+        "cli": {"packaging", "rich", "typer"},
+        "otel": {"opentelemetry-api"},
+        "progress": {"tqdm"},
+        "testing": {"pytest"},
+    }
     assert brought == expected | everything | others
 
 
@@ -110,8 +115,11 @@ def test_a_provider_claims_its_name(package: Package, wheel: Find) -> None:
     assert f"{entry_point.name} = {entry_point.value}" == package.entry_point
 
 
-def test_core_claims_no_name(wheel: Find) -> None:
-    assert list(read(wheel(CORE)).entry_points) == []
+def test_core_brings_its_command_and_claims_no_name(wheel: Find) -> None:
+    (command,) = read(wheel(CORE)).entry_points
+
+    assert (command.group, command.name) == ("console_scripts", "rigging")
+    assert command.value == "rigging.cli:main"
 
 
 # -- Contents ----------------------------------------------------------------------------
