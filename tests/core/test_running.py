@@ -540,3 +540,15 @@ def test_a_bar_without_tqdm_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(ImportError, match=r"pip install 'rigging-core\[progress\]'"):
         EchoGenerator(model="x").chat("Hi").run_many_sync(3, progress=True)
+
+
+@pytest.mark.parametrize(("connections", "most"), [(0, 256), (3, 64), (200, 400)])
+def test_items_in_progress_are_enough_for_the_connections(connections: int, most: int) -> None:
+    class Remote(Uneven):
+        max_connections: int = connections
+
+    generator = Remote(model="x")
+
+    asyncio.run(generator.chat().run_batch(["6"] * 500))
+
+    assert generator._peak == most

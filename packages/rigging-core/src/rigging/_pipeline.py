@@ -80,8 +80,10 @@ SelfT = TypeVar("SelfT", bound="Pipeline[Any, Any, Any, Any]")
 
 _SHOWN: Final = 60  # characters of a text in a repr
 # Items in progress at once, where the caller does not say: enough to fill the calls of an
-# engine and the connections of a service. More would only cost memory.
+# engine. More would only cost memory.
 _WINDOW: Final = 256
+# The least for a service: callbacks take their time, too.
+_LEAST_WINDOW: Final = 64
 
 
 class Schedulable(Identifiable, Protocol):
@@ -589,9 +591,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         if window is not None and (not isinstance(window, int) or window < 1):
             raise InvalidParamsError(f"window is at least 1, got {window!r}")
         if window is None:
-            # One call's worth more than can be in flight, so that the next is full.
-            calls = (bound(self.generator, "max_calls") or 1) + 1
-            window = max(_WINDOW, calls * (bound(self.generator, "batch_size") or 0))
+            window = _window(self.generator)
         path = None if checkpoint is None else Path(checkpoint)
         return Settings(catching, window, path, progress)
 
@@ -763,6 +763,17 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                         RiggingWarning,
                         stacklevel=2,
                     )
+
+
+def _window(generator: Any) -> int:
+    """Return how many items in progress keep a generator busy."""
+    connections = getattr(generator, "max_connections", None)
+    if isinstance(connections, int) and connections > 0:
+        # As many again to follow at once: more would wait, and waiting costs, too.
+        return max(_LEAST_WINDOW, 2 * connections)
+    # One call's worth more than can be in flight, so that the next is full.
+    calls = (bound(generator, "max_calls") or 1) + 1
+    return max(_WINDOW, calls * (bound(generator, "batch_size") or 0))
 
 
 def _generator_of(given: Any) -> Any:

@@ -78,7 +78,8 @@ class Generator(Model):
     ``batch_size``, an attribute or a field of the subclass, says how many requests one
     call may carry: None, or no such attribute, all that are waiting; 1 each on its own,
     concurrently (remote services); n groups of up to n. ``max_calls`` likewise says how
-    many calls may be in flight; what arrives meanwhile joins the next one.
+    many calls may be in flight; what arrives meanwhile joins the next one. Where there is a
+    ``max_connections``, a batch has twice as many items in progress, and at least 64.
 
     Attributes:
         model: Which model, in the provider's own terms.
