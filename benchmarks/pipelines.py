@@ -168,7 +168,7 @@ def _row(name: str, costs: list[float], beside: str, others: list[float], goal: 
     ratio = statistics.median(cost / other for cost, other in pairs)
     more = statistics.median(cost - other for cost, other in pairs)
     cost = statistics.median(costs)
-    return f"| {name} | {cost:.1f} | {beside} | {ratio:.2f} | {more:+.1f} | {goal} |"
+    return f"| {name} | {cost:.1f} | {beside} | {more:+.1f} | {ratio:.2f} | {goal} |"
 
 
 async def stream(items: int) -> None:
@@ -217,7 +217,7 @@ def report() -> str:
         f"`nox -s bench` on {platform.machine()} {platform.system()}, "
         f"Python {platform.python_version()}; medians of {ROUNDS} rounds, CPU time, one run.",
         "",
-        "| in process, no I/O | μs per item | beside | ratio | more, μs | to reach |",
+        "| in process, no I/O | μs per item | beside | more, μs | ratio | to reach |",
         "|---|---|---|---|---|---|",
     ]
     lines += measure_overhead()
