@@ -85,6 +85,8 @@ def rigging(
 ) -> Callable[..., Done]:
     """Run a command in this process, with those providers."""
 
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
     def run(*arguments: str | Path, stdin: str | None = None) -> Done:
         command = ["rigging", "--import", generators, *arguments]
         monkeypatch.setattr(sys, "argv", list(map(str, command)))

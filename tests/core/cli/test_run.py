@@ -138,6 +138,24 @@ def test_a_file_that_does_not_import_is_named(rigging: Rigging, generators: Path
     assert f"--import {generators}: ModuleNotFoundError" in done.err
 
 
+def test_a_file_that_is_no_python_is_named(rigging: Rigging, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("Buy milk.", encoding="utf-8")
+
+    done = rigging("run", "words!any", "x", "--import", text)
+
+    assert done.code == 2
+    assert f"--import {text}: it takes a Python file" in done.err
+
+
+def test_a_file_finds_what_lies_beside_it(rigging: Rigging, generators: Path) -> None:
+    (generators.parent / "shouting.py").write_text("MARK = '!'", encoding="utf-8")
+    with generators.open("a", encoding="utf-8") as file:
+        file.write("import shouting\nWords.mark = shouting.MARK\n")
+
+    assert rigging("run", "words!any", "x").code == 0
+
+
 def test_warnings_are_sentences(rigging: Rigging, generators: Path) -> None:
     with generators.open("a", encoding="utf-8") as file:
         file.write("import warnings\nwarnings.warn('mind the gap', rg.error.RiggingWarning)\n")

@@ -6,7 +6,6 @@ The test file that an author would write is written here, and pytest runs it.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ import pytest
 
 from rigging.cli._exits import ExitCode, UsageError, exit_code, tell
 from rigging.cli._findings import find_settings, switches
+from rigging.cli._modules import import_file
 from rigging.generator import Generator, get_generator
 from rigging.testing import CONTRACT_VERSION
 
@@ -50,24 +50,13 @@ def main() -> None:
     sys.path[:] = told["path"]
     try:
         for path in told["modules"]:
-            _import(Path(path))
+            import_file(Path(path))
         wanted = switches(told["on"], told["off"])
         code = _check(told["identifier"], wanted, told["arguments"], Path(told["folder"]))
     except Exception as error:  # noqa: BLE001 (told to whoever typed the command)
         tell(error, verbose=False)
         code = exit_code(error)
     sys.exit(code)
-
-
-def _import(path: Path) -> None:
-    """Import a file by its name, so that another process that unpickles its classes can, too."""
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"--import {path}: it takes a Python file, NAME.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
 
 
 def _check(

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
-from rigging.cli._exits import UsageError
+from rigging.cli._modules import import_file
 
 __all__ = ["AsJson", "Complete", "Identifier", "Modules", "Options", "System"]
 
 
-def _import(paths: list[Path]) -> list[Path]:
-    """Run files, which may register generators; those that were run before are not run again."""
-    for path in paths:
-        try:
-            runpy.run_path(str(path), run_name=path.stem)
-        except Exception as error:
-            raise UsageError(
-                f"--import {path}: {type(error).__name__}: {error}. It takes a Python file that "
-                f"calls rigging.register_generator()."
-            ) from error
-    return paths
+def _import(paths: list[Path] | None) -> list[Path]:
+    for path in paths or []:
+        import_file(path)
+    return paths or []
 
 
 Identifier: TypeAlias = Annotated[
@@ -65,6 +57,6 @@ Modules: TypeAlias = Annotated[
         show_default=False,
         exists=True,
         dir_okay=False,
-        callback=lambda paths: _import(paths or []),
+        callback=_import,
     ),
 ]
