@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,6 +167,18 @@ def test_warnings_are_sentences(rigging: Rigging, generators: Path) -> None:
     assert done.err == (
         "rigging: warning: mind the gap\nrigging: warning: DeprecationWarning: old\n"
     )
+
+
+def test_a_terminal_that_lacks_a_character_gets_the_rest(generators: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rigging.cli", "run", "words!any", "süß", "--import", generators],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "1 S\\xdcSS \n"
 
 
 def test_the_command_starts_without_any_provider() -> None:

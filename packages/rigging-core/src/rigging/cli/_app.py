@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -29,6 +30,10 @@ def run() -> None:
         SystemExit: At the end, with the exit code.
     """
     warnings.showwarning = show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A character that the terminal has no form for does not end an answer.
+            stream.reconfigure(errors="backslashreplace")
     verbose = False
 
     def main(
