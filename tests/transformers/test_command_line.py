@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ pytestmark = pytest.mark.slow
 
 RIGGING = (sys.executable, "-m", "rigging.cli")
 TIMEOUT_S = 300
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < until, "it did not begin"
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +63,12 @@ def test_a_killed_batch_goes_on_where_it_stopped(identifier: str, tmp_path: Path
     command = [*RIGGING, "batch", f"{identifier},max_batch_size=2", str(source), "-o", str(out)]
 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    part = out.with_name("out.jsonl.part")
-    until = time.monotonic() + TIMEOUT_S
-    while not part.exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    # The log of its checkpoint: what is there at first is the table, the rest are results.
+    log = out.with_name("out.jsonl.checkpoint-wal")
+    wait_until(log.exists)
+    time.sleep(1)
+    empty = log.stat().st_size
+    wait_until(lambda: log.stat().st_size > empty)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     was_there = out.exists()

@@ -172,6 +172,44 @@ def test_files_that_are_the_same_are_refused(rigging: Rigging, tmp_path: Path) -
     assert read(source) == [{"prompt": "fine"}]
 
 
+def test_the_same_file_by_another_name_is_refused(rigging: Rigging, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", {"prompt": "fine"})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
+
+    same = rigging("batch", "words!any", source, "-o", tmp_path / "folder" / ".." / "in.jsonl")
+    link = rigging("batch", "words!any", source, "-o", tmp_path / "link.jsonl")
+
+    assert same.code == link.code == 2
+    assert read(source) == [{"prompt": "fine"}]
+    assert "no plain file" in link.err
+
+
+def test_files_of_others_beside_the_output_are_left_alone(rigging: Rigging, tmp_path: Path) -> None:
+    source = write(tmp_path / "out.jsonl.part", {"prompt": "one"})
+
+    done = rigging("batch", "words!any", source, "-o", tmp_path / "out.jsonl")
+
+    assert done.code == 0
+    assert read(source) == [{"prompt": "one"}]
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_half_a_character_and_no_number_make_no_broken_file(
+    rigging: Rigging, tmp_path: Path
+) -> None:
+    halves = write(tmp_path / "halves.jsonl", '{"prompt": "bad", "id": "\\ud800"}')
+    number = write(tmp_path / "number.jsonl", '{"prompt": "x", "metadata": {"a": NaN}}')
+    out = tmp_path / "out.jsonl"
+
+    rigging("batch", "words!any", halves, "-o", out)
+    refused = rigging("batch", "words!any", number, "-o", tmp_path / "other.jsonl")
+
+    assert read(out)[0]["id"] == "\ud800"
+    assert refused.code == 2
+    assert "NaN is no JSON" in refused.err
+
+
 def test_items_may_come_through_a_pipe_and_be_the_first_ones_only(
     rigging: Rigging, tmp_path: Path
 ) -> None:
@@ -258,8 +296,8 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     source = write(tmp_path / "in.jsonl", *({"prompt": f"slow {n}"} for n in range(60)))
 
     process = start(tmp_path, generators, source)
-    wait_for(tmp_path / "out.jsonl.part")
-    time.sleep(0.3)
+    wait_for(tmp_path / "out.jsonl.checkpoint-wal")
+    time.sleep(1)
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     was_there = (tmp_path / "out.jsonl").exists()
@@ -276,7 +314,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     assert [said(line) for line in read(tmp_path / "out.jsonl")] == [
         f"1 SLOW {n}" for n in range(60)
     ]
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".out*"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")

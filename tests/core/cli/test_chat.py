@@ -63,6 +63,7 @@ def test_a_conversation_is_saved_as_a_batch_reads_it(rigging: Rigging, tmp_path:
         ("/nonsense", "no command /nonsense: there are /reset, "),
         ("/model absent!x", "provider 'absent' is not installed"),
         ("bad", "slow down"),
+        ("/save ~nobody-of-this-name/x", "rigging: "),
         ("/save /nowhere/at/all", "No such file or directory"),
     ],
 )

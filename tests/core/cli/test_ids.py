@@ -40,6 +40,19 @@ def test_secrets_are_left_out(rigging: Rigging) -> None:
     assert formatted.out == "m\n"
 
 
+def test_secrets_in_headers_and_addresses_are_left_out(rigging: Rigging) -> None:
+    secret = "sk-planted-51c7"
+    headers = {"Authorization": f"Bearer {secret}", "X-Gw": secret}
+    given = json.dumps(headers, separators=(",", ":")).replace(",", "%2C")
+    options = {"extra.extra_headers": headers, "api_base": f"http://u:{secret}@host"}
+
+    parsed = rigging("id", "parse", f"x!http://u:{secret}@h/m,extra.extra_headers={given}")
+    formatted = rigging("id", "format", json.dumps({"model": "m", "options": options}))
+
+    assert parsed.code == formatted.code == 0
+    assert secret not in parsed.out + formatted.out
+
+
 @pytest.mark.parametrize(
     "identifier",
     [

@@ -29,6 +29,7 @@ from rigging._checkpoint import Checkpoint
 from rigging._progress import Progress
 from rigging._scheduler import is_cancelled
 from rigging.error import (
+    CheckpointError,
     InvalidGeneratorError,
     InvalidMessageError,
     InvalidParamsError,
@@ -99,6 +100,8 @@ class Catching:
             self.on_failed != "raise"
             and isinstance(error, self.errors)
             and not isinstance(error, self.exclude)
+            # What was answered cannot be kept: that is no failure of the item.
+            and not isinstance(error, CheckpointError)
         )
 
 

@@ -136,7 +136,7 @@ class Listener:
         self._hook = hook
         self._has_complained = False
 
-    def complain(self, error: Exception) -> None:
+    def complain(self, error: BaseException) -> None:
         """Warn of what it raised, once."""
         if not self._has_complained:
             self._has_complained = True
@@ -337,7 +337,8 @@ def call_each(listeners: Iterable[Listener], *arguments: Any) -> None:
     for listener in listeners:
         try:
             listener.call(*arguments)
-        except Exception as error:  # noqa: BLE001 (a stranger's code, which harms no run)
+        # A stranger's code, which harms no run, not even by leaving.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             listener.complain(error)
 
 

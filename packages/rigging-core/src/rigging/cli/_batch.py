@@ -145,9 +145,11 @@ def batch(
 
 def _check_files(source: Path, out: Path, checkpoint: Path, page: Path | None) -> None:
     """Refuse to read and write the same file, or to write where nothing can be."""
-    written = [path.absolute() for path in (out, checkpoint, page) if path is not None]
-    if len({*written, source.absolute()}) <= len(written):
+    written = [path.resolve() for path in (out, checkpoint, page) if path is not None]
+    if len({*written, source.resolve()}) <= len(written):
         raise UsageError("IN, OUT, the checkpoint and the report are files of their own")
+    if out.is_symlink() or (out.exists() and not out.is_file()):
+        raise UsageError(f"{out} is no plain file: OUT is replaced when it is complete")
     for path in written:
         if not path.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent}")
@@ -168,7 +170,8 @@ def _file(source: Path, stack: ExitStack) -> Path:
 
 def _connections(generator: Generator) -> int | None:
     """Return how many requests the generator has in flight: more would wait, and look slow."""
-    return getattr(generator, "max_connections", None) or None
+    connections = getattr(generator, "max_connections", None)
+    return connections if isinstance(connections, int) and connections > 0 else None
 
 
 def _results(pipeline: Any, inputs: Inputs, **options: Any) -> AsyncIterator[Any]:

@@ -88,19 +88,22 @@ class _Conversation:
 
     def take(self, line: str, runner: asyncio.Runner) -> None:
         """Take a line: a command, or something to be answered."""
-        if not line:
-            return
-        word, _, rest = line.partition(" ")
         try:
-            if not line.startswith("/"):
-                self._messages.append(Message("user", line))
-            elif word not in self._commands:
-                raise UsageError(f"no command {word}: there are {', '.join(self._commands)}")
-            elif not self._commands[word](rest.strip()):
-                return
-            self._answer(runner)
-        except (RiggingError, OSError) as error:
+            if line and self._wants_answer(line):
+                self._answer(runner)
+        except (typer.Exit, BrokenPipeError):
+            raise
+        except Exception as error:  # noqa: BLE001 (the conversation goes on, whatever it was)
             tell(error, verbose=False)
+
+    def _wants_answer(self, line: str) -> bool:
+        word, _, rest = line.partition(" ")
+        if not line.startswith("/"):
+            self._messages.append(Message("user", line))
+            return True
+        if word not in self._commands:
+            raise UsageError(f"no command {word}: there are {', '.join(self._commands)}")
+        return self._commands[word](rest.strip())
 
     def _answer(self, runner: asyncio.Runner) -> None:
         said: list[str] = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 from importlib_metadata import PackageNotFoundError, distribution
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from rigging._version import __version__
 from rigging.cli._exits import ExitCode
@@ -97,7 +98,12 @@ def _providers() -> Iterator[Finding]:
         except ProviderLookupError as error:
             yield found._replace(state=_state(error), detail=str(error), trace=_trace(error))
             continue
-        missing = [] if one.distribution is None else list(_missing(one.distribution))
+        try:
+            missing = [] if one.distribution is None else list(_missing(one.distribution))
+        except InvalidRequirement as error:
+            detail = f"what {one.distribution} says that it needs cannot be read: {error}"
+            yield found._replace(state="broken", detail=detail)
+            continue
         if missing:
             install = f"`pip install {one.distribution}` brings what is missing"
             detail = f"{one.distribution} needs {', '.join(missing)}: {install}"
@@ -133,7 +139,7 @@ def _missing(name: str) -> Iterator[str]:
             version = distribution(requirement.name).version
         except PackageNotFoundError:
             # Some builds of a library go by another name, such as vLLM's for CPUs.
-            if find_spec(requirement.name.replace("-", "_")) is None:
+            if find_spec(re.split(r"\W", requirement.name.replace("-", "_"))[0]) is None:
                 yield f"{requirement}, which is not installed"
             continue
         if not requirement.specifier.contains(version, prereleases=True):
@@ -170,7 +176,7 @@ def _keys() -> dict[str, bool]:
                 cls: Any = registry.find(one.name, one.distribution, base=Generator)
             except ProviderLookupError:
                 continue  # said elsewhere
-            variables.update(cls.key_variables)
+            variables.update(cls.key_variables or ())
     return {name: bool(os.environ.get(name)) for name in sorted(variables)}
 
 

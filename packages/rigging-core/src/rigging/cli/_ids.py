@@ -12,8 +12,15 @@ from rigging.cli._exits import UsageError
 from rigging.cli._options import Identifier
 from rigging.cli._records import as_line
 from rigging.identifier import Identifier as Parsed
-from rigging.identifier import decode_list, decode_text, encode_any, encode_list, encode_text
-from rigging.redaction import Redactor, is_secret
+from rigging.identifier import (
+    decode_any,
+    decode_list,
+    decode_text,
+    encode_any,
+    encode_list,
+    encode_text,
+)
+from rigging.redaction import Redactor, is_secret, without_secrets
 
 __all__ = ["app"]
 
@@ -30,10 +37,8 @@ def parse(identifier: Identifier) -> None:
     parts = {
         "distribution": parsed.distribution,
         "provider": parsed.provider,
-        "model": parsed.model,
-        "options": {
-            key: "***" if _hides(key) else _value(raw) for key, raw in parsed.options.items()
-        },
+        "model": Redactor([]).text(parsed.model),
+        "options": {key: _shown(key, raw) for key, raw in parsed.options.items()},
     }
     print(as_line(parts))
 
@@ -76,7 +81,9 @@ def _formatted(parts: dict[str, Any]) -> str:
         model=parts["model"],
         provider=parts.get("provider"),
         distribution=parts.get("distribution"),
-        options={key: _raw(value) for key, value in options.items() if not _hides(key)},
+        options={
+            key: _raw(_public(key, value)) for key, value in options.items() if not _hides(key)
+        },
     ).format()
     Parsed.parse(text)  # what no identifier can hold is said by the parser
     return text
@@ -86,11 +93,21 @@ def _hides(key: str) -> bool:
     return any(is_secret(part) for part in key.split("."))
 
 
-def _value(raw: str) -> Any:
+def _shown(key: str, raw: str) -> Any:
+    """Return an option's value without secrets: an address, or a header, may hold one."""
+    if _hides(key):
+        return "***"
     if raw == "null":
         return None
-    # An address may hold a secret, whatever its key is called.
+    whole = decode_any(raw)
+    if isinstance(whole, (dict, list)) and _public(key, whole) != whole:
+        return _public(key, whole)
     return Redactor([]).value(decode_list(raw) if ";" in raw else decode_text(raw))
+
+
+def _public(key: str, value: Any) -> Any:
+    name = key.rpartition(".")[2]
+    return Redactor([]).value(without_secrets({name: value})[name])
 
 
 def _raw(value: Any) -> str:

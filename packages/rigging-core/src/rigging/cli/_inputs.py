@@ -73,7 +73,7 @@ class Inputs:
                     raise UsageError(f"{self._path}, line {number}: {error}") from error
 
     def _read(self, number: int, line: bytes) -> Line:
-        item = json.loads(line)
+        item = json.loads(line, parse_constant=_refuse)
         if not isinstance(item, dict):
             raise UsageError(f"expected an object, got {type(item).__name__}")
         for key in item:
@@ -104,6 +104,10 @@ class Inputs:
         if not fitted:
             raise UsageError("messages are empty")
         return fitted
+
+
+def _refuse(constant: str) -> None:
+    raise UsageError(f"{constant} is no JSON")
 
 
 def _of_kind(item: dict[str, Any], key: str, kind: type) -> Any:

@@ -98,14 +98,14 @@ class Project:
 
     def _named(self, text: str) -> str:
         """Put this project's names in place of the template's."""
-        for theirs, ours in (
-            ("mymodel-rigging", self.distribution),
-            ("mymodel_rigging", self.module),
-            ("MymodelGenerator", self.generator),
-            ("mymodel", self.provider),
-        ):
-            text = text.replace(theirs, ours)
-        return text
+        names = {
+            "mymodel-rigging": self.distribution,
+            "mymodel_rigging": self.module,
+            "MymodelGenerator": self.generator,
+            "mymodel": self.provider,
+        }
+        # In one pass: a name may hold another one.
+        return re.sub("|".join(names), lambda found: names[found[0]], text)
 
 
 def _files(folder: Path) -> Iterator[Path]:
