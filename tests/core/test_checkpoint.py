@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -80,6 +81,19 @@ def test_what_is_kept_takes_the_notes_of_who_asks_for_it(tmp_path: Path) -> None
 
     assert [chat.metadata["line"] for chat in chats] == [1, 2]
     assert len(pipeline.generator._sent) == 2
+
+
+def test_a_file_that_takes_no_more_ends_the_batch(tmp_path: Path) -> None:
+    """Going on would pay for answers that are lost."""
+    path = tmp_path / "run.db"
+    pipeline = Counting(model="x").chat()
+    pipeline.run_batch_sync(["a"], checkpoint=path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        full = "BEFORE INSERT ON results BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
+        connection.execute(f"CREATE TRIGGER full {full}")
+
+    with pytest.raises(CheckpointError, match="disk is full"):
+        pipeline.run_batch_sync(["b", "c"], checkpoint=path, on_failed="include")
 
 
 def test_completions_are_kept_too(tmp_path: Path) -> None:

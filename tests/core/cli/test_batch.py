@@ -142,6 +142,8 @@ def test_nothing_to_do_makes_an_empty_file(rigging: Rigging, tmp_path: Path) -> 
         ('{"prompt": "x", "params": [1]}', "params is an object, got list"),
         ('{"prompt": "x", "id": 1.5}', "id is a text or an integer, got float"),
         ('{"prompt": "x", "metadata": "y"}', "metadata is an object, got str"),
+        ('{"prompt": "x", "metadata": {"a": NaN}}', "NaN is no JSON"),
+        ('{"prompt": "x", "id": "\\ud800"}', "its result could not be kept"),
     ],
 )
 def test_a_line_that_is_no_item_is_named_before_anything_is_sent(
@@ -193,21 +195,6 @@ def test_files_of_others_beside_the_output_are_left_alone(rigging: Rigging, tmp_
     assert done.code == 0
     assert read(source) == [{"prompt": "one"}]
     assert not list(tmp_path.glob(".out*"))
-
-
-def test_half_a_character_and_no_number_make_no_broken_file(
-    rigging: Rigging, tmp_path: Path
-) -> None:
-    halves = write(tmp_path / "halves.jsonl", '{"prompt": "bad", "id": "\\ud800"}')
-    number = write(tmp_path / "number.jsonl", '{"prompt": "x", "metadata": {"a": NaN}}')
-    out = tmp_path / "out.jsonl"
-
-    rigging("batch", "words!any", halves, "-o", out)
-    refused = rigging("batch", "words!any", number, "-o", tmp_path / "other.jsonl")
-
-    assert read(out)[0]["id"] == "\ud800"
-    assert refused.code == 2
-    assert "NaN is no JSON" in refused.err
 
 
 def test_items_may_come_through_a_pipe_and_be_the_first_ones_only(

@@ -52,6 +52,13 @@ def test_json_says_what_was_sent_and_what_came_back(rigging: Rigging) -> None:
     }
 
 
+def test_json_says_why_there_is_no_answer(rigging: Rigging) -> None:
+    done = rigging("run", "words!any", "bad", "--json")
+
+    assert done.code == 1
+    assert json.loads(done.out)["error"] == "RateLimitError: slow down"
+
+
 def test_options_win_over_the_identifier_and_hold_commas(rigging: Rigging) -> None:
     done = rigging("run", "words!any,seed=1", "x", "-o", "seed=7", "-o", "stop=a,b;c", "--json")
 

@@ -6,6 +6,8 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pydantic_core import PydanticSerializationError, to_json
+
 from rigging._text import nearest
 from rigging.cli._exits import UsageError
 from rigging.error import InvalidValueError
@@ -76,6 +78,10 @@ class Inputs:
         item = json.loads(line, parse_constant=_refuse)
         if not isinstance(item, dict):
             raise UsageError(f"expected an object, got {type(item).__name__}")
+        try:
+            to_json(item)
+        except PydanticSerializationError as error:  # half a character, or a thousand brackets
+            raise UsageError(f"its result could not be kept: {error}") from error
         for key in item:
             if key not in _KEYS:
                 near = nearest(key, _KEYS)

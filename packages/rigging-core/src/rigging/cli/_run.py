@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rigging.chat import Chat
-from rigging.cli._exits import UsageError
+from rigging.cli._exits import UsageError, exit_code
 from rigging.cli._generators import make
 from rigging.cli._options import AsJson, Complete, Identifier, Modules, Options, System
 from rigging.cli._records import as_line, record
@@ -48,7 +48,10 @@ def run(
         before = [] if system is None else [Message("system", system)]
         pipeline = generator.chat([*before, Message("user", text)])
     if as_json:
-        print(as_line(record(pipeline.run_sync())))
+        item = pipeline.run_sync(on_failed="include")
+        print(as_line(record(item)))
+        if isinstance(item.error, Exception):
+            raise typer.Exit(exit_code(item.error))
     else:
         _show(pipeline.stream_sync())
 
