@@ -36,6 +36,8 @@ class Words(rg.Generator):
         text = conversation[-1].text
         if text.startswith("bad"):
             return [RateLimitError("slow down")]
+        if text.startswith("boom"):
+            raise ValueError("no error of rigging's")
         if text.startswith("slow"):
             await asyncio.sleep(0.2)
         usage = rg.Usage(input_tokens=2, output_tokens=3)

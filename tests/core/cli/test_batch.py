@@ -111,6 +111,16 @@ def test_failed_items_can_be_left_out_or_end_the_batch(rigging: Rigging, tmp_pat
     assert [line["id"] for line in read(out)] == [1, 3]
 
 
+def test_whatever_a_generator_raises_is_the_items_failure(rigging: Rigging, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", {"prompt": "boom"}, {"prompt": "one"})
+    out = tmp_path / "out.jsonl"
+
+    done = rigging("batch", "words!any,max_connections=99999999", source, "-o", out)
+
+    assert done.code == 4
+    assert [line["error"] for line in read(out)] == ["ValueError: no error of rigging's", None]
+
+
 def test_all_failed_is_no_partial_success(rigging: Rigging, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", {"prompt": "bad"})
 

@@ -22,4 +22,7 @@ def main() -> None:
             f"The command line needs {error.name}, which is not installed: "
             f"`pip install 'rigging-core[cli]'`."
         )
-    run()
+    try:
+        run()
+    except KeyboardInterrupt:  # before the command itself has begun
+        sys.exit(130)

@@ -110,6 +110,7 @@ def batch(
         pipeline = generator.complete("")
     else:
         pipeline = generator.chat([] if system is None else [Message("system", system)])
+    pipeline = pipeline.catch(Exception)  # whatever a generator raises is its item's failure
     tally = Tally()
     with ExitStack() as stack:
         inputs = Inputs(_file(source, stack), limit=limit, complete=complete)
@@ -121,7 +122,7 @@ def batch(
             pipeline,
             inputs,
             on_failed="raise" if on_failed == "raise" else "include",
-            window=window or _connections(generator),
+            window=_window(window or _connections(generator), total),
             checkpoint=checkpoint,
         )
         try:
@@ -172,6 +173,11 @@ def _connections(generator: Generator) -> int | None:
     """Return how many requests the generator has in flight: more would wait, and look slow."""
     connections = getattr(generator, "max_connections", None)
     return connections if isinstance(connections, int) and connections > 0 else None
+
+
+def _window(wanted: int | None, total: int) -> int | None:
+    """Return how many items are in progress at once: no more than there are."""
+    return None if wanted is None else min(wanted, max(total, 1))
 
 
 def _results(pipeline: Any, inputs: Inputs, **options: Any) -> AsyncIterator[Any]:

@@ -15,10 +15,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from rigging._version import __version__
 from rigging.cli._exits import ExitCode
 from rigging.cli._options import AsJson, Modules
-from rigging.cli._providers import table
+from rigging.cli._providers import find, table
 from rigging.cli._records import as_line
 from rigging.error import IncompatibleProviderError, MissingDependencyError, ProviderLookupError
-from rigging.generator import Generator
 from rigging.plugins import manager
 from rigging.registry import Listed, registry
 
@@ -94,7 +93,7 @@ def _providers() -> Iterator[Finding]:
             yield found._replace(state=one.state, detail=_why(one))
             continue
         try:
-            registry.find(one.name, one.distribution, base=Generator)
+            find(one.name, one.distribution)
         except ProviderLookupError as error:
             yield found._replace(state=_state(error), detail=str(error), trace=_trace(error))
             continue
@@ -173,7 +172,7 @@ def _keys() -> dict[str, bool]:
     for one in registry.listed():
         if one.state in {"found", "registered"}:
             try:
-                cls: Any = registry.find(one.name, one.distribution, base=Generator)
+                cls: Any = find(one.name, one.distribution)
             except ProviderLookupError:
                 continue  # said elsewhere
             variables.update(cls.key_variables or ())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-__all__ = ["app", "table"]
+__all__ = ["app", "find", "table"]
 
 app = typer.Typer(help="List providers, and show what one takes.")
 
@@ -56,7 +58,7 @@ def show(
 ) -> None:
     """Import one provider, and show its fields, parameters and capabilities."""
     distribution, _, provider = name.lower().rpartition(":")
-    cls = registry.find(provider, distribution or None, base=Generator)
+    cls = find(provider, distribution or None)
     facts = _facts(provider, cls)
     if as_json:
         print(as_line(facts))
@@ -70,6 +72,16 @@ def show(
         print(f"\n{kind}")
         rows = [(one["name"], one["type"], one["default"]) for one in facts[kind]]
         print(table(("name", "type", "default"), rows))
+
+
+def find(provider: str, distribution: str | None) -> type[Generator]:
+    """Load a provider's class; what it prints meanwhile is no part of a listing.
+
+    Raises:
+        ProviderLookupError: As `rigging.registry.Registry.find`.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        return registry.find(provider, distribution, base=Generator)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str | None]]) -> str:
