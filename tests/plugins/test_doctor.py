@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,20 @@ def ward(
     environment = zoo.clone(tmp_path_factory.mktemp("ward") / "env")
     environment.install(f"rigging-core[cli] @ {wheels['rigging-core'].as_uri()}")
     return environment
+
+
+@pytest.fixture
+def equipped(
+    install: Callable[..., Environment], wheels: Mapping[str, Path]
+) -> Callable[..., Environment]:
+    """Make an environment with the command line and the named projects."""
+
+    def make(*projects: str) -> Environment:
+        environment = install(*projects)
+        environment.install(f"rigging-core[cli] @ {wheels['rigging-core'].as_uri()}")
+        return environment
+
+    return make
 
 
 def findings(environment: Environment) -> dict[str, dict[str, Any]]:
@@ -70,11 +84,9 @@ def test_broken_ones_take_no_other_command_down(ward: Environment) -> None:
 
 
 def test_names_that_several_claim_are_no_fault(
-    core: Environment, wheels: Mapping[str, Path], tmp_path: Path
+    equipped: Callable[..., Environment],
 ) -> None:
-    environment = core.clone(tmp_path / "env")
-    environment.install(f"rigging-core[cli] @ {wheels['rigging-core'].as_uri()}")
-    environment.install_offline(wheels["acme-rigging"], wheels["acme-fork"])
+    environment = equipped("acme-rigging", "acme-fork")
 
     done = environment.call(*RIGGING, "doctor")
     pinned = environment.call(
@@ -91,11 +103,9 @@ def test_names_that_several_claim_are_no_fault(
 
 
 def test_a_dependency_that_is_missing_or_too_old_is_found_without_importing_it(
-    core: Environment, wheels: Mapping[str, Path], tmp_path: Path
+    equipped: Callable[..., Environment],
 ) -> None:
-    environment = core.clone(tmp_path / "env")
-    environment.install(f"rigging-core[cli] @ {wheels['rigging-core'].as_uri()}")
-    environment.install_offline(wheels["acme-rigging"])
+    environment = equipped("acme-rigging")
     (record,) = environment.packages.glob("acme_rigging-*.dist-info")
     metadata = (record / "METADATA").read_text(encoding="utf-8")
     head, _, body = metadata.partition("\n\n")
@@ -121,11 +131,9 @@ def test_a_dependency_that_is_missing_or_too_old_is_found_without_importing_it(
 
 
 def test_installed_plugins_are_listed_and_may_be_left_out(
-    core: Environment, wheels: Mapping[str, Path], tmp_path: Path
+    equipped: Callable[..., Environment],
 ) -> None:
-    environment = core.clone(tmp_path / "env")
-    environment.install(f"rigging-core[cli] @ {wheels['rigging-core'].as_uri()}")
-    environment.install_offline(wheels["tally-rigging"])
+    environment = equipped("tally-rigging")
 
     on = environment.call(*RIGGING, "doctor", "--json")
     off = environment.call(*RIGGING, "doctor", "--json", variables={"RIGGING_DISABLE_PLUGINS": "1"})

@@ -54,7 +54,7 @@ from rigging._run import (
     joined,
     nesting,
 )
-from rigging._scheduler import Scheduler, Schedulers, bound, is_cancelled
+from rigging._scheduler import Scheduler, Schedulers, bound, connections, is_cancelled
 from rigging._sync import iterate_sync, run_sync
 from rigging.error import (
     InvalidGeneratorError,
@@ -767,10 +767,10 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
 
 def _window(generator: Any) -> int:
     """Return how many items in progress keep a generator busy."""
-    connections = getattr(generator, "max_connections", None)
-    if isinstance(connections, int) and connections > 0:
+    at_once = connections(generator)
+    if at_once is not None:
         # As many again to follow at once: more would wait, and waiting costs, too.
-        return max(_LEAST_WINDOW, 2 * connections)
+        return max(_LEAST_WINDOW, 2 * at_once)
     # One call's worth more than can be in flight, so that the next is full.
     calls = (bound(generator, "max_calls") or 1) + 1
     return max(_WINDOW, calls * (bound(generator, "batch_size") or 0))

@@ -28,7 +28,7 @@ from rigging.error import InvalidGeneratorError, ResponseError, RiggingError
 if TYPE_CHECKING:
     from rigging.params import GenerateParams
 
-__all__ = ["Scheduler", "Schedulers", "bound", "is_cancelled"]
+__all__ = ["Scheduler", "Schedulers", "bound", "connections", "is_cancelled"]
 
 InputT = TypeVar("InputT")
 ResultT = TypeVar("ResultT")
@@ -321,6 +321,12 @@ def _own_copy(error: BaseException) -> BaseException:
     copied = copy.copy(error)
     copied.__cause__ = error.__cause__
     return copied
+
+
+def connections(generator: object) -> int | None:
+    """Return how many requests a generator of a service has in flight; None where it says none."""
+    value = getattr(generator, "max_connections", None)
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def bound(generator: object, name: str) -> int | None:

@@ -37,6 +37,7 @@ __all__ = [
     "Registry",
     "Scan",
     "State",
+    "pin_variable",
     "registry",
 ]
 
@@ -359,12 +360,13 @@ registry: Final = Registry()
 # -- Pins, and what to say when nothing is found ------------------------------------------
 
 
-def _pin_variable(provider: str) -> str:
+def pin_variable(provider: str) -> str:
+    """Return the environment variable that says which distribution a name belongs to."""
     return f"RIGGING_PROVIDER_{provider.upper().replace('-', '_')}"
 
 
 def _pinned(provider: str) -> str | None:
-    pin = os.environ.get(_pin_variable(provider), "").strip()
+    pin = os.environ.get(pin_variable(provider), "").strip()
     return normalize_distribution(pin) if pin else None
 
 
@@ -372,7 +374,7 @@ def _unknown(
     provider: str, distribution: str | None, scan: Scan, known: set[str]
 ) -> UnknownProviderError:
     wanted = distribution or _pinned(provider)
-    variable = _pin_variable(provider)
+    variable = pin_variable(provider)
     others = scan.claims_to(provider)
     near = nearest(provider, FIRST_PARTY - known)
     details = []

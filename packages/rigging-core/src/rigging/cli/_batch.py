@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rigging._scheduler import connections
 from rigging.cli._exits import ExitCode, UsageError
 from rigging.cli._generators import make
 from rigging.cli._inputs import Inputs
@@ -27,8 +28,6 @@ from rigging.plugins import manager
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from rigging.generator import Generator
 
 __all__ = ["batch"]
 
@@ -122,7 +121,8 @@ def batch(
             pipeline,
             inputs,
             on_failed="raise" if on_failed == "raise" else "include",
-            window=_window(window or _connections(generator), total),
+            # More than it has connections would wait, and look slow.
+            window=_window(window or connections(generator), total),
             checkpoint=checkpoint,
         )
         try:
@@ -169,12 +169,6 @@ def _file(source: Path, stack: ExitStack) -> Path:
     return copied
 
 
-def _connections(generator: Generator) -> int | None:
-    """Return how many requests the generator has in flight: more would wait, and look slow."""
-    connections = getattr(generator, "max_connections", None)
-    return connections if isinstance(connections, int) and connections > 0 else None
-
-
 def _window(wanted: int | None, total: int) -> int | None:
     """Return how many items are in progress at once: no more than there are."""
     return None if wanted is None else min(wanted, max(total, 1))
@@ -210,7 +204,6 @@ async def _write(
 
 def _summary(tally: Tally, out: Path, page: Path | None) -> str:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.failures.most_common())
-    latencies = tally.latencies
     lines = [
         f"{tally.items:,} items: {tally.finished:,} answered"
         + (f", {tally.kept:,} of them kept from before" if tally.kept else "")
@@ -218,10 +211,7 @@ def _summary(tally: Tally, out: Path, page: Path | None) -> str:
         f"{duration(tally.elapsed_s)}, {tally.requests_per_s:,.1f} requests/s; tokens: "
         f"{tally.input_tokens:,} in, {tally.output_tokens:,} out, {tally.tokens_per_s:,.0f}/s",
     ]
-    if latencies.total:
-        lines.append(
-            f"latency: median {latencies.quantile(0.5):.3g} s, 95 % within "
-            f"{latencies.quantile(0.95):.3g} s, longest {latencies.longest_s:.3g} s"
-        )
+    if tally.latencies.total:
+        lines.append(f"latency: {tally.latencies}")
     lines.append(f"written: {out}" + (f", {page}" if page else ""))
     return "\n".join(lines)

@@ -19,10 +19,10 @@ from rigging.cli._providers import find, table
 from rigging.cli._records import as_line
 from rigging.error import IncompatibleProviderError, MissingDependencyError, ProviderLookupError
 from rigging.plugins import manager
-from rigging.registry import Listed, registry
+from rigging.registry import Listed, pin_variable, registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["doctor"]
 
@@ -60,8 +60,9 @@ def doctor(
     modules: Modules = None,  # noqa: ARG001 (they have been run)
 ) -> None:
     """Look at what is installed; exit with 1 if something is broken."""
-    findings = [*_providers(), *_plugins(), *_distributions()]
-    keys = _keys()
+    listed = registry.listed()
+    findings = [*_providers(listed), *_plugins(), *_distributions()]
+    keys = _keys(listed)
     if as_json:
         found = [one._asdict() for one in findings]
         print(as_line({"version": __version__, "found": found, "keys": keys}))
@@ -85,8 +86,8 @@ def _show(findings: list[Finding], keys: dict[str, bool], *, verbose: bool) -> N
         print(table(("key variable", ""), [(k, "set" if v else "-") for k, v in keys.items()]))
 
 
-def _providers() -> Iterator[Finding]:
-    for one in registry.listed():
+def _providers(listed: Iterable[Listed]) -> Iterator[Finding]:
+    for one in listed:
         origin = None if one.distribution is None else f"{one.distribution} {one.version}"
         found = Finding("provider", one.name, origin, "ok")
         if one.state in {"shadowed", "ambiguous"}:
@@ -112,10 +113,9 @@ def _providers() -> Iterator[Finding]:
 
 def _why(one: Listed) -> str:
     if one.state == "ambiguous":
-        variable = f"RIGGING_PROVIDER_{one.name.upper().replace('-', '_')}"
         return (
             f"several distributions claim the name: write '{one.distribution}:{one.name}!…', or "
-            f"set {variable}={one.distribution}"
+            f"set {pin_variable(one.name)}={one.distribution}"
         )
     if one.distribution is None:
         return "a later registration has the name"
@@ -166,10 +166,10 @@ def _distributions() -> Iterator[Finding]:
         yield Finding("distribution", problem.distribution, problem.version, state, str(problem))
 
 
-def _keys() -> dict[str, bool]:
+def _keys(listed: Iterable[Listed]) -> dict[str, bool]:
     """Return the variables that may hold a key, and whether they do; never what they hold."""
     variables: set[str] = set()
-    for one in registry.listed():
+    for one in listed:
         if one.state in {"found", "registered"}:
             try:
                 cls: Any = find(one.name, one.distribution)

@@ -8,9 +8,6 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from rigging.error import (
-    BrokenProviderError,
-    IncompatibleProviderError,
-    InvalidGeneratorError,
     InvalidIdentifierError,
     InvalidValueError,
     MissingDependencyError,
@@ -43,11 +40,7 @@ def exit_code(error: Exception) -> ExitCode:
     """Return how a failure ends the command."""
     if isinstance(error, (UnknownProviderError, MissingDependencyError)):
         return ExitCode.NO_PROVIDER
-    if isinstance(error, (BrokenProviderError, IncompatibleProviderError)):
-        return ExitCode.FAILED
-    if isinstance(
-        error, (UsageError, InvalidIdentifierError, InvalidGeneratorError, InvalidValueError)
-    ):
+    if isinstance(error, (UsageError, InvalidIdentifierError, InvalidValueError)):
         return ExitCode.USAGE
     return ExitCode.FAILED
 

@@ -100,8 +100,9 @@ def _shown(key: str, raw: str) -> Any:
     if raw == "null":
         return None
     whole = decode_any(raw)
-    if isinstance(whole, (dict, list)) and _public(key, whole) != whole:
-        return _public(key, whole)
+    public = _public(key, whole)
+    if isinstance(whole, (dict, list)) and public != whole:
+        return public
     return Redactor([]).value(decode_list(raw) if ";" in raw else decode_text(raw))
 
 

@@ -10,7 +10,6 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from rigging._text import nearest
 from rigging.cli._exits import UsageError
-from rigging.error import InvalidValueError
 from rigging.message import Message
 from rigging.params import GenerateParams
 
@@ -71,7 +70,7 @@ class Inputs:
                     continue
                 try:
                     yield self._read(number, line)
-                except (UsageError, InvalidValueError, ValueError, RecursionError) as error:
+                except (UsageError, ValueError, RecursionError) as error:
                     raise UsageError(f"{self._path}, line {number}: {error}") from error
 
     def _read(self, number: int, line: bytes) -> Line:

@@ -54,7 +54,6 @@ def report(identifier: str, tally: Tally) -> str:
         identifier: Of the generator, without its key.
         tally: What the batch amounts to.
     """
-    latencies = tally.latencies
     facts = {
         "items": f"{tally.items:,}",
         "answered": f"{tally.finished:,}, of which {tally.kept:,} were kept from before",
@@ -63,13 +62,12 @@ def report(identifier: str, tally: Tally) -> str:
         "requests per second": f"{tally.requests_per_s:,.2f}",
         "tokens": f"{tally.input_tokens:,} in, {tally.output_tokens:,} out",
         "tokens generated per second": f"{tally.tokens_per_s:,.1f}",
-        "latency": f"median {latencies.quantile(0.5):.3g} s, "
-        f"95 % within {latencies.quantile(0.95):.3g} s, longest {latencies.longest_s:.3g} s",
+        "latency": str(tally.latencies),
     }
     charts = [
         _chart(
             "Latency of requests",
-            [(f"{start:.3g} s", count) for start, _, count in latencies.bars(40)],
+            [(f"{start:.3g} s", count) for start, _, count in tally.latencies.bars(40)],
         ),
         _chart(
             "Requests answered per second",

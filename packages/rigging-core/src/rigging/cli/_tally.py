@@ -49,6 +49,12 @@ class Histogram:
                 return min(_seconds(bucket + 0.5), self.longest_s)
         return 0.0
 
+    def __str__(self) -> str:
+        return (
+            f"median {self.quantile(0.5):.3g} s, 95 % within {self.quantile(0.95):.3g} s, "
+            f"longest {self.longest_s:.3g} s"
+        )
+
     def bars(self, number: int) -> list[tuple[float, float, int]]:
         """Return so many bars, (from seconds, to seconds, count), equally wide in proportion."""
         if not self._counts:
