@@ -15,7 +15,7 @@ import typer
 
 from rigging._scheduler import connections
 from rigging.cli._exits import ExitCode, UsageError
-from rigging.cli._generators import make
+from rigging.cli._generators import make, opening
 from rigging.cli._inputs import Inputs
 from rigging.cli._options import AsJson, Complete, Identifier, Modules, System
 from rigging.cli._output import Output
@@ -23,7 +23,6 @@ from rigging.cli._progress import Display, duration
 from rigging.cli._records import as_line, record
 from rigging.cli._report import report
 from rigging.cli._tally import Tally
-from rigging.message import Message
 from rigging.plugins import manager
 
 if TYPE_CHECKING:
@@ -104,11 +103,7 @@ def batch(
     generator = make(identifier, options)
     checkpoint = checkpoint or out.with_name(f"{out.name}.checkpoint")
     _check_files(source, out, checkpoint, page)
-    pipeline: Any
-    if complete:
-        pipeline = generator.complete("")
-    else:
-        pipeline = generator.chat([] if system is None else [Message("system", system)])
+    pipeline: Any = generator.complete("") if complete else generator.chat(opening(system))
     pipeline = pipeline.catch(Exception)  # whatever a generator raises is its item's failure
     tally = Tally()
     with ExitStack() as stack:

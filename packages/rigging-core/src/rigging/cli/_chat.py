@@ -13,7 +13,7 @@ import typer
 
 from rigging.chat import Chat
 from rigging.cli._exits import UsageError, tell
-from rigging.cli._generators import make
+from rigging.cli._generators import make, opening
 from rigging.cli._options import Identifier, Modules, Options, System
 from rigging.cli._records import as_line
 from rigging.error import RiggingError
@@ -37,8 +37,7 @@ def chat(
     modules: Modules = None,  # noqa: ARG001 (they have been run)
 ) -> None:
     """Talk to a model. /help shows the commands; Ctrl-C stops an answer, Ctrl-D ends."""
-    before = [] if system is None else [Message("system", system)]
-    conversation = _Conversation(make(identifier, options), before, options or [])
+    conversation = _Conversation(make(identifier, options), opening(system), options or [])
     with contextlib.suppress(ImportError):  # not on Windows
         importlib.import_module("readline")  # from then on `input` edits, and remembers lines
     # One loop for all answers: connections and engines stay open between them.

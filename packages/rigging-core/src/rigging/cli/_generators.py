@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from rigging.cli._exits import UsageError
 from rigging.generator import Generator, get_generator
 from rigging.identifier import Identifier, encode_text
+from rigging.message import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["make"]
+__all__ = ["make", "opening"]
 
 
 def make(identifier: str, options: Sequence[str] | None = None) -> Generator:
@@ -31,6 +32,11 @@ def make(identifier: str, options: Sequence[str] | None = None) -> Generator:
     parsed = Identifier.parse(identifier)
     own = dict(map(_option, options))
     return get_generator(replace(parsed, options={**parsed.options, **own}).format())
+
+
+def opening(system: str | None) -> list[Message]:
+    """Return what a conversation begins with: what the model is told first, if anything."""
+    return [] if system is None else [Message("system", system)]
 
 
 def _option(text: str) -> tuple[str, str]:

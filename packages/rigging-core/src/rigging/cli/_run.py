@@ -9,7 +9,7 @@ import typer
 
 from rigging.chat import Chat
 from rigging.cli._exits import UsageError, exit_code
-from rigging.cli._generators import make
+from rigging.cli._generators import make, opening
 from rigging.cli._options import AsJson, Complete, Identifier, Modules, Options, System
 from rigging.cli._records import as_line, record
 from rigging.message import Message
@@ -45,8 +45,7 @@ def run(
     if complete:
         pipeline = generator.complete(text)
     else:
-        before = [] if system is None else [Message("system", system)]
-        pipeline = generator.chat([*before, Message("user", text)])
+        pipeline = generator.chat([*opening(system), Message("user", text)])
     if as_json:
         item = pipeline.run_sync(on_failed="include")
         print(as_line(record(item)))
