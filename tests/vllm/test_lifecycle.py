@@ -242,8 +242,9 @@ def test_a_model_that_the_hub_does_not_have_fails_each_request() -> None:
 
 def test_no_request_loads_nothing(tiny_model: Path) -> None:
     generator = VLLMGenerator(model=str(tiny_model))
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
 
     assert asyncio.run(generator.generate_texts([], [])) == []
     assert generator.unload() is generator
-    assert threading.active_count() == threads
+    # Threads of earlier tests may end meanwhile; none has begun.
+    assert set(threading.enumerate()) <= threads
