@@ -96,6 +96,21 @@ def test_a_file_that_takes_no_more_ends_the_batch(tmp_path: Path) -> None:
         pipeline.run_batch_sync(["b", "c"], checkpoint=path, on_failed="include")
 
 
+def test_half_a_character_is_no_reason_to_lose_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    pipeline = Counting(model="x").chat()
+
+    chats = pipeline.run_batch_sync(["a\ud800b"], checkpoint=path)
+    (kept,) = pipeline.run_batch_sync(["a\ud800b"], checkpoint=path)
+    chats.to_jsonl(tmp_path / "chats.jsonl")
+
+    assert chats[0].last.text == "a\ud800b None"
+    assert kept.last.text == "a?b None"
+    assert kept.uuid == chats[0].uuid
+    assert len(pipeline.generator._sent) == 1
+    assert '"content":"a?b' in (tmp_path / "chats.jsonl").read_text(encoding="utf-8")
+
+
 def test_completions_are_kept_too(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     first, second = Counting(model="x"), Counting(model="x")

@@ -71,6 +71,15 @@ class Done(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True)
+def _forget_modules(tmp_path: Path) -> Iterator[None]:
+    """Forget what a test has imported from its folder: a process imports a file once."""
+    yield
+    for name, module in [*sys.modules.items()]:
+        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
 @pytest.fixture
 def generators(tmp_path: Path) -> Iterator[Path]:
     """A file that registers the providers ``words`` and ``echo``."""

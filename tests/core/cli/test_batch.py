@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -176,8 +178,13 @@ def test_files_that_are_the_same_are_refused(rigging: Rigging, tmp_path: Path) -
     nowhere = rigging("batch", "words!any", source, "-o", tmp_path / "no" / "out.jsonl")
 
     missing = rigging("batch", "words!any", tmp_path / "no.jsonl", "-o", tmp_path / "o.jsonl")
+    folder = rigging("batch", "words!any", tmp_path, "-o", tmp_path / "o.jsonl")
+    page = rigging("batch", "words!any", source, "-o", tmp_path / "o.jsonl", "--report", tmp_path)
 
-    assert same.code == nowhere.code == missing.code == 2
+    assert same.code == nowhere.code == missing.code == folder.code == page.code == 2
+    assert f"there is no file {tmp_path}" in folder.err
+    assert "--report" in page.err
+    assert not (tmp_path / "o.jsonl").exists()
     assert f"there is no file {tmp_path / 'no.jsonl'}" in missing.err
     assert "files of their own" in same.err
     assert f"there is no folder {tmp_path / 'no'}" in nowhere.err
@@ -219,6 +226,20 @@ def test_items_may_come_through_a_pipe_and_be_the_first_ones_only(
     assert [said(line) for line in read(out)] == ["1 ONE"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_pipe_with_a_name_is_read_like_a_file(rigging: Rigging, tmp_path: Path) -> None:
+    pipe, out = tmp_path / "pipe", tmp_path / "out.jsonl"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=write, args=(pipe, {"prompt": "one"}, {"prompt": "two"}))
+    writer.start()
+
+    done = rigging("batch", "words!any", pipe, "-o", out)
+    writer.join()
+
+    assert done.code == 0
+    assert [said(line) for line in read(out)] == ["1 ONE", "1 TWO"]
+
+
 def test_texts_are_continued(rigging: Rigging, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", {"prompt": "Once"})
     chats = write(tmp_path / "chats.jsonl", {"messages": [{"role": "user", "content": "x"}]})
@@ -257,13 +278,15 @@ def test_the_report_is_one_page_with_its_charts(rigging: Rigging, tmp_path: Path
     source = write(tmp_path / "in.jsonl", *prompts)
     html = tmp_path / "report.html"
 
-    rigging("batch", "words!<any>", source, "-o", tmp_path / "out.jsonl", "--report", html)
+    out = tmp_path / "out.jsonl"
+    done = rigging("batch", "words!<any>", source, "-o", out, "--report", html)
 
     page = Page()
     page.feed(html.read_text(encoding="utf-8"))
     text = " ".join(page.titles)
     for part in ("Batch with words!<any>", "Latency of requests", "Failures", "RateLimitError"):
         assert part in text
+    assert f"charts are in {html}" in done.err
     assert page.rects >= 4
     assert page.links == []
 

@@ -87,9 +87,25 @@ def test_help_names_all_commands(rigging: Rigging) -> None:
 # -- In a terminal -----------------------------------------------------------------------
 
 
+# A provider that takes its time to import.
+STUCK = """
+import time
+
+
+def stuck():
+    print("importing", flush=True)
+    time.sleep(60)
+
+
+rg.register_generator("stuck", stuck)
+"""
+
+
 @pytest.fixture
 def terminal(generators: Path) -> Iterator[Any]:
     """The command in a terminal of its own."""
+    with generators.open("a", encoding="utf-8") as file:
+        file.write(STUCK)
     child = pexpect.spawn(
         sys.executable,
         ["-m", "rigging.cli", "chat", "words!any", "--import", str(generators)],
@@ -110,6 +126,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Any) -> None:
     child.expect("waiting")
     child.sendintr()
     child.expect(r"\(stopped\)")
+    child.expect("> ")
+    child.sendline("/model stuck!any")
+    child.expect("importing")
+    child.sendintr()
     child.expect("> ")
     child.sendline("hello")
     child.expect("2 HELLO")

@@ -89,6 +89,20 @@ def test_values_that_are_no_texts_are_written(rigging: Rigging) -> None:
         ('{"model": "m", "options": [1]}', "options are an object, got list"),
         ('{"model": "m", "modle": 1}', "an identifier has no modle"),
         ('{"model": "m", "provider": "1!"}', "not a provider name"),
+        ('{"model": "m", "provider": "a!b"}', "together, they are read as Identifier('a!b%21m')"),
+        ('{"model": "m", "provider": 3}', "provider is a text, got int"),
+        (
+            '{"model": "m", "distribution": "acme"}',
+            "together, they are read as Identifier('acme:m')",
+        ),
+        (
+            '{"model": "m", "options": {"a=b": "c"}}',
+            "together, they are read as Identifier('m,a=…')",
+        ),
+        ('{"model": "m", "options": {"a,b": "c"}}', "expected key=value"),
+        ('{"model": "\\ud800"}', "surrogates not allowed"),
+        ("[" * 100_000, "maximum recursion depth"),
+        ('{"provider": "P", "distribution": "My_Dist", "model": "m"}', None),
     ],
 )
 def test_parts_that_are_none_are_refused(rigging: Rigging, parts: str, said: str | None) -> None:
@@ -96,6 +110,20 @@ def test_parts_that_are_none_are_refused(rigging: Rigging, parts: str, said: str
 
     assert done.code == (0 if said is None else 2)
     assert (said or "") in done.err
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("%FF", "%FF is not UTF-8"), ("base64:bm9uZQ==", "not base64 of JSON"), ("[" * 900, None)],
+)
+def test_a_value_that_cannot_be_read_is_shown(
+    rigging: Rigging, value: str, said: str | None
+) -> None:
+    done = rigging("id", "parse", f"acme!m,x={value}")
+
+    assert done.code == (0 if said is None else 2)
+    assert (said or "") in done.err
+    assert "Traceback" not in done.err
 
 
 def test_what_is_no_identifier_is_shown_with_a_caret(rigging: Rigging) -> None:

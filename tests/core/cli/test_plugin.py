@@ -165,6 +165,7 @@ def test_all_names_follow_from_the_providers(name: str, project: Project) -> Non
         pytest.param(["vLLM"], "'vllm' belongs to the package rigging-vllm", id="first-party"),
         pytest.param(["there"], "there-rigging exists already", id="exists"),
         pytest.param(["acme", "--into", "nowhere"], "'nowhere' does not exist", id="no-folder"),
+        pytest.param(["a" * 300], "cannot be made: File name too long", id="too-long"),
     ],
 )
 def test_what_cannot_be_made_is_refused_and_leaves_nothing(
@@ -331,7 +332,6 @@ def test_the_process_that_runs_the_tests_ends_with_the_commands_code(
     # What it changes is its own, but here.
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(told)))
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setitem(sys.modules, "careless", None)
     for name in ("PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
         monkeypatch.setenv(name, "")
 

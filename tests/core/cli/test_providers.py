@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+import rigging as rg
 from tests.core.cli.conftest import Done
 
 Rigging = Callable[..., Done]
@@ -17,6 +18,8 @@ Rigging = Callable[..., Done]
 
 @pytest.mark.parametrize("arguments", [["providers"], ["providers", "list"]])
 def test_a_list_says_where_names_lead(rigging: Rigging, arguments: list[str]) -> None:
+    rg.register_generator("words", rg.testing.EchoGenerator)  # the file registers it anew
+
     shown = rigging(*arguments)
     found = json.loads(rigging(*arguments, "--json").out)
 
@@ -28,7 +31,6 @@ def test_a_list_says_where_names_lead(rigging: Rigging, arguments: list[str]) ->
         "target",
         "state",
     ]
-    # Each command of this test has registered them anew.
     assert {one["name"] for one in found} == {"echo", "words"}
     assert found[-1] == {
         "name": "words",

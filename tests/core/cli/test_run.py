@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.core.cli.conftest import Done
+
+if sys.platform != "win32":
+    import pexpect
 
 Rigging = Callable[..., Done]
 
@@ -83,6 +87,8 @@ def test_texts_are_continued(rigging: Rigging) -> None:
         (["run", "openai!any", "x"], 3, "`pip install rigging-openai`"),
         (["run", "words!any,tempratur=1", "x"], 2, "did you mean 'temperature'?"),
         (["run", "words!any", "x", "-o", "sk-planted-51c7"], 2, "KEY=VALUE"),
+        (["run", "words!any", "x", "-o", "planted51c=="], 2, "KEY=VALUE"),
+        (["run", "words!any", "-"], 2, "no prompt"),
         (["run", "words!any", "x", "-o", "temperature=hot"], 2, "expected a number"),
         (["run", "words!any", "bad"], 1, "rigging: slow down"),
         (["run", "words!any", "x", "--complete"], 1, "does not continue texts"),
@@ -156,6 +162,21 @@ def test_a_file_that_is_no_python_is_named(rigging: Rigging, tmp_path: Path) -> 
     assert f"--import {text}: it takes a Python file" in done.err
 
 
+def test_a_file_that_hides_another_module_is_refused(rigging: Rigging, tmp_path: Path) -> None:
+    for name in ("json", "pydantic"):
+        path = tmp_path / f"{name}.py"
+        path.touch()
+
+        done = rigging("run", "words!any", "x", "--import", path)
+
+        assert done.code == 2
+        assert f"--import {path}: there is a module {name} already" in done.err
+
+
+def test_a_file_may_be_named_twice(rigging: Rigging, generators: Path) -> None:
+    assert rigging("run", "words!any", "x", "--import", generators).code == 0
+
+
 def test_a_file_finds_what_lies_beside_it(rigging: Rigging, generators: Path) -> None:
     (generators.parent / "shouting.py").write_text("MARK = '!'", encoding="utf-8")
     with generators.open("a", encoding="utf-8") as file:
@@ -186,6 +207,37 @@ def test_a_terminal_that_lacks_a_character_gets_the_rest(generators: Path) -> No
     )
 
     assert done.stdout == "1 S\\xdcSS \n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.parametrize(
+    ("closed", "code", "out", "err"),
+    [
+        ("<&-", 0, "1 X \n", ""),
+        (">&-", 0, "", ""),
+        ("2>&-", 0, "1 X \n", ""),
+        ("<&- >&- 2>&-", 0, "", ""),
+    ],
+)
+def test_closed_streams_do_no_harm(
+    generators: Path, closed: str, code: int, out: str, err: str
+) -> None:
+    command = [sys.executable, "-m", "rigging.cli", "run", "words!any", "x", "--import", generators]
+    line = f"{shlex.join(map(str, command))} {closed}"
+
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_answers_do_not_command_the_terminal(generators: Path) -> None:
+    command = ["-m", "rigging.cli", "run", "words!any", "\x1b[2j\x9b1m\r\nhi", "--import"]
+
+    told = pexpect.run(shlex.join([sys.executable, *command, str(generators)]), encoding="utf-8")
+
+    # Capitals, as the generator says it. The terminal itself makes two characters of a line's end.
+    assert told == "1 \\x1b[2J\\x9b1M\r\nHI \r\n"
 
 
 def test_the_command_starts_without_any_provider() -> None:

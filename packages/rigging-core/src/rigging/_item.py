@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, SupportsIndex, TypeVar,
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic_core import PydanticSerializationError
 
 from rigging._building import build
 from rigging._ids import new_id
@@ -20,9 +21,9 @@ from rigging.params import GenerateParams
 from rigging.result import StopReason, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Item", "ItemList", "summed"]
+__all__ = ["Item", "ItemList", "as_json", "summed"]
 
 _SHOWN: Final = 3  # items in the repr of a list
 
@@ -172,7 +173,27 @@ class ItemList(list[ItemT]):
         return pandas.DataFrame([json.loads(line) for line in self._lines()])
 
     def _lines(self) -> Iterable[str]:
-        return (item.model_dump_json() for item in self)
+        return map(as_json, self)
+
+
+def as_json(item: Item, fallback: Callable[[Any], Any] | None = None) -> str:
+    """Return an item as JSON.
+
+    Half a character, which some backends answer and UTF-8 has no form for, becomes ``?``.
+
+    Args:
+        item: The item.
+        fallback: What to make of values that JSON has no form for.
+
+    Raises:
+        ValueError: If there is such a value nevertheless.
+    """
+    try:
+        return item.model_dump_json(fallback=fallback)
+    except PydanticSerializationError:
+        values = item.model_dump(mode="json", fallback=fallback)
+        text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace").decode()
 
 
 def summed(previous: Item | None, usage: Usage | None) -> Usage | None:

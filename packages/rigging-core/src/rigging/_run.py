@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, Typ
 from pydantic import ValidationError
 
 from rigging._checkpoint import Checkpoint
+from rigging._item import as_json
 from rigging._progress import Progress
 from rigging._scheduler import is_cancelled
 from rigging.error import (
@@ -247,7 +248,7 @@ class Run:
         item = await pipeline._process(job, posts, self._request, self._name)
         if not item.failed:
             # What JSON has no form for is better kept as its repr than paid for again.
-            await self._checkpoint.save(digest, item.model_dump_json(fallback=repr))
+            await self._checkpoint.save(digest, as_json(item, fallback=repr))
         return item
 
     def _next_number(self) -> int:

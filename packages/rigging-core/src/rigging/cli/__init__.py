@@ -15,6 +15,8 @@ def main() -> None:
     """Run the command line, and end the process with its exit code."""
     try:
         from rigging.cli._app import run  # noqa: PLC0415 (it imports what the extra brings)
+
+        run()
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
@@ -22,7 +24,5 @@ def main() -> None:
             f"The command line needs {error.name}, which is not installed: "
             f"`pip install 'rigging-core[cli]'`."
         )
-    try:
-        run()
     except KeyboardInterrupt:  # before the command itself has begun
         sys.exit(130)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -18,6 +17,7 @@ from rigging.cli._doctor import doctor
 from rigging.cli._exits import exit_code, show_warning, tell
 from rigging.cli._options import Modules
 from rigging.cli._run import run as run_prompt
+from rigging.cli._terminal import prepare_streams
 from rigging.plugins import manager
 
 __all__ = ["run"]
@@ -29,11 +29,8 @@ def run() -> None:
     Raises:
         SystemExit: At the end, with the exit code.
     """
+    prepare_streams()
     warnings.showwarning = show_warning
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            # A character that the terminal has no form for does not end an answer.
-            stream.reconfigure(errors="backslashreplace")
     verbose = False
 
     def main(

@@ -91,7 +91,11 @@ def batch(
     page: Annotated[
         Path | None,
         typer.Option(
-            "--report", metavar="FILE.html", help="Write a page with charts.", show_default=False
+            "--report",
+            metavar="FILE.html",
+            help="Write a page with charts.",
+            dir_okay=False,
+            show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -132,9 +136,10 @@ def batch(
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         tally.end()
         output.finish()
+    print(as_line(tally.facts()) if as_json else _summary(tally, out))
     if page is not None:
         page.write_text(report(generator.to_identifier(), tally), encoding="utf-8")
-    print(as_line(tally.facts()) if as_json else _summary(tally, out, page))
+        print(f"rigging: charts are in {page}", file=sys.stderr)
     if tally.failed:
         raise typer.Exit(ExitCode.PARTIAL if tally.finished else ExitCode.FAILED)
 
@@ -152,15 +157,16 @@ def _check_files(source: Path, out: Path, checkpoint: Path, page: Path | None) -
 
 
 def _file(source: Path, stack: ExitStack) -> Path:
-    """Return the file to read: stdin is copied into one, because it is read twice."""
-    if str(source) != "-":
-        if not source.is_file():
-            raise UsageError(f"there is no file {source}")
+    """Return the file to read: a pipe is copied into one, because it is read twice."""
+    if source.is_file():
         return source
+    if source.is_dir() or not (str(source) == "-" or source.exists()):
+        raise UsageError(f"there is no file {source}")
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rigging-"))
-    copied = Path(folder) / "stdin"
+    copied = Path(folder) / "pipe"
+    pipe = sys.stdin.buffer if str(source) == "-" else stack.enter_context(source.open("rb"))
     with copied.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
+        shutil.copyfileobj(pipe, file)
     return copied
 
 
@@ -197,7 +203,7 @@ async def _write(
         output.put(notes["number"], line)
 
 
-def _summary(tally: Tally, out: Path, page: Path | None) -> str:
+def _summary(tally: Tally, out: Path) -> str:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.failures.most_common())
     lines = [
         f"{tally.items:,} items: {tally.finished:,} answered"
@@ -208,5 +214,5 @@ def _summary(tally: Tally, out: Path, page: Path | None) -> str:
     ]
     if tally.latencies.total:
         lines.append(f"latency: {tally.latencies}")
-    lines.append(f"written: {out}" + (f", {page}" if page else ""))
+    lines.append(f"written: {out}")
     return "\n".join(lines)

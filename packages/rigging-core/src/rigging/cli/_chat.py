@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from rigging.chat import Chat
+from rigging.cli._answer import Answer
 from rigging.cli._exits import UsageError, tell
 from rigging.cli._generators import make, opening
 from rigging.cli._options import Identifier, Modules, Options, System
 from rigging.cli._records import as_line
-from rigging.error import RiggingError
 from rigging.message import Message
 
 if TYPE_CHECKING:
@@ -42,21 +42,24 @@ def chat(
         importlib.import_module("readline")  # from then on `input` edits, and remembers lines
     # One loop for all answers: connections and engines stay open between them.
     with asyncio.Runner() as runner:
-        while (line := _read()) is not None:
-            conversation.take(line, runner)
+        line: str | None = ""
+        while line is not None:
+            try:
+                line = _read()
+                if line:
+                    conversation.take(line, runner)
+            except KeyboardInterrupt:
+                print()  # what was typed, or a model on its way, is dropped, as shells do
 
 
 def _read() -> str | None:
     """Return the next line; None at the end."""
-    while True:
-        try:
-            return input(_PROMPT if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            if sys.stdin.isatty():
-                print()
-            return None
-        except KeyboardInterrupt:
-            print()  # the line is dropped, as shells do
+    try:
+        return input(_PROMPT if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        if sys.stdin.isatty():
+            print()
+        return None
 
 
 class _Conversation:
@@ -88,7 +91,7 @@ class _Conversation:
     def take(self, line: str, runner: asyncio.Runner) -> None:
         """Take a line: a command, or something to be answered."""
         try:
-            if line and self._wants_answer(line):
+            if self._wants_answer(line):
                 self._answer(runner)
         except (typer.Exit, BrokenPipeError):
             raise
@@ -105,32 +108,24 @@ class _Conversation:
         return self._commands[word](rest.strip())
 
     def _answer(self, runner: asyncio.Runner) -> None:
-        said: list[str] = []
+        asked = len(self._messages)
+        answer = Answer()
         try:
-            runner.run(self._stream(said))
+            with answer:
+                runner.run(self._stream(answer))
         except KeyboardInterrupt:
-            print("\n(stopped)", file=sys.stderr)
+            print("(stopped)", file=sys.stderr)
             # What was read belongs to the conversation.
-            if said:
-                self._messages.append(Message("assistant", "".join(said)))
-        except RiggingError:
-            if said:
-                print()
-            raise
+            if answer.pieces and len(self._messages) == asked:
+                self._messages.append(Message("assistant", "".join(answer.pieces)))
 
-    async def _stream(self, said: list[str]) -> None:
+    async def _stream(self, answer: Answer) -> None:
         pieces = self._generator.chat(self._messages).stream()
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
+                answer.write(piece)
                 if isinstance(piece, Chat):
                     self._messages += piece.generated
-                    for call in piece.last.tool_calls:
-                        print(as_line(call.model_dump()))
-                else:
-                    said.append(piece)
-                    sys.stdout.write(piece)
-                    sys.stdout.flush()
-        print()
 
     # -- Commands: each tells whether there is something to answer -----------------------
 

@@ -7,6 +7,7 @@ import traceback
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from rigging.cli._terminal import harmless
 from rigging.error import (
     InvalidIdentifierError,
     InvalidValueError,
@@ -53,9 +54,8 @@ def tell(error: BaseException, *, verbose: bool) -> None:
         text = str(error) or type(error).__name__
         if not isinstance(error, RiggingError):
             text = f"{type(error).__name__}: {text}"
-        print(f"rigging: {text}", file=sys.stderr)
-        for note in getattr(error, "__notes__", ()):
-            print(note, file=sys.stderr)
+        for line in (f"rigging: {text}", *getattr(error, "__notes__", ())):
+            print(harmless(line, sys.stderr), file=sys.stderr)
 
 
 def show_warning(

@@ -41,7 +41,8 @@ def opening(system: str | None) -> list[Message]:
 
 def _option(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
-    if not separator or not key.strip():
+    # 'dGV4dA==' has no name, either: base64 ends so.
+    if not separator or not key.strip() or value == "=":
         # Not the text: it may be a key's value whose name was forgotten.
         raise UsageError(
             "an option is KEY=VALUE, as in -o temperature=0.5: no '=' in what was given"

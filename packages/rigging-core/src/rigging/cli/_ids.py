@@ -7,6 +7,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_json
 
 from rigging.cli._exits import UsageError
 from rigging.cli._options import Identifier
@@ -19,6 +20,7 @@ from rigging.identifier import (
     encode_any,
     encode_list,
     encode_text,
+    normalize_distribution,
 )
 from rigging.redaction import Redactor, is_secret, without_secrets
 
@@ -34,12 +36,17 @@ def parse(identifier: Identifier) -> None:
     Values are texts, or lists of texts where ';' separates them.
     """
     parsed = Parsed.parse(identifier)
-    parts = {
+    parts: dict[str, Any] = {
         "distribution": parsed.distribution,
         "provider": parsed.provider,
         "model": Redactor([]).text(parsed.model),
-        "options": {key: _shown(key, raw) for key, raw in parsed.options.items()},
+        "options": {},
     }
+    for key, raw in parsed.options.items():
+        try:
+            parts["options"][key] = _shown(key, raw)
+        except (ValueError, RecursionError) as error:  # of the codec; a thousand brackets
+            raise parsed.error(f"{key}: {error}", key) from None
     print(as_line(parts))
 
 
@@ -61,7 +68,8 @@ def format_(
 def _read(text: str) -> dict[str, Any]:
     try:
         parts = json.loads(text)
-    except ValueError as error:
+        to_json(parts)
+    except (ValueError, RecursionError) as error:  # half a character, a thousand brackets
         raise UsageError(f"the parts of an identifier are JSON: {error}") from None
     if not isinstance(parts, dict) or not isinstance(parts.get("model"), str):
         raise UsageError(
@@ -77,16 +85,27 @@ def _formatted(parts: dict[str, Any]) -> str:
     unknown = sorted(parts.keys() - {"distribution", "provider", "model", "options"})
     if unknown:
         raise UsageError(f"an identifier has no {', '.join(unknown)}")
-    text = Parsed(
+    provider, distribution = _name(parts, "provider"), _name(parts, "distribution")
+    given = Parsed(
         model=parts["model"],
-        provider=parts.get("provider"),
-        distribution=parts.get("distribution"),
+        provider=provider and provider.lower(),
+        distribution=distribution and normalize_distribution(distribution),
         options={
             key: _raw(_public(key, value)) for key, value in options.items() if not _hides(key)
         },
-    ).format()
-    Parsed.parse(text)  # what no identifier can hold is said by the parser
+    )
+    text = given.format()
+    read = Parsed.parse(text)  # what no identifier can hold is said by the parser
+    if read != given:
+        raise UsageError(f"no identifier holds these parts: together, they are read as {read!r}")
     return text
+
+
+def _name(parts: dict[str, Any], key: str) -> str | None:
+    name = parts.get(key)
+    if not isinstance(name, (str, type(None))):
+        raise UsageError(f"{key} is a text, got {type(name).__name__}")
+    return name or None
 
 
 def _hides(key: str) -> bool:

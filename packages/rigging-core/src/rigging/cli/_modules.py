@@ -18,17 +18,25 @@ def import_file(path: Path) -> None:
     """Import a file by its name: pickles find its classes, and it finds what lies beside it.
 
     Raises:
-        UsageError: If it is no Python file, or raises something.
+        UsageError: If it is no Python file, has the name of another module, or raises something.
     """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"--import {path}: it takes a Python file, whose name ends with .py")
-    sys.path.insert(0, str(path.resolve().parent))
+    name, path = path.stem, path.resolve()
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or "." in name:
+        raise UsageError(f"--import {path}: it takes a Python file, NAME.py, without other dots")
+    known = importlib.util.find_spec(name)
+    if known is not None and known.origin != spec.origin:
+        where = known.origin or "a folder"
+        raise UsageError(f"--import {path}: there is a module {name} already, {where}: rename one")
+    if name in sys.modules:
+        return
+    sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise UsageError(
             f"--import {path}: {type(error).__name__}: {error}. It takes a file that calls "
             f"rigging.register_generator()."

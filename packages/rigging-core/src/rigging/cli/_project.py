@@ -78,23 +78,29 @@ class Project:
             The project's folder.
 
         Raises:
-            UsageError: If there is something of that name.
+            UsageError: If there is something of that name, or it cannot be written there.
         """
         folder = into / self.distribution
-        if folder.exists() or folder.is_symlink():
-            raise UsageError(
-                f"{folder} exists already: choose another folder with --into, or remove it"
-            )
-        # Beside its place, so that moving it there is one step.
-        with tempfile.TemporaryDirectory(prefix=f".{self.distribution}-", dir=into) as beside:
-            draft = Path(beside) / self.distribution
-            for name in _files(_TEMPLATE):
-                target = draft / self._named(name.as_posix())
-                target.parent.mkdir(parents=True, exist_ok=True)
-                text = self._named((_TEMPLATE / name).read_text(encoding="utf-8"))
-                target.write_text(text, encoding="utf-8", newline="\n")
-            draft.rename(folder)
+        try:
+            if folder.exists() or folder.is_symlink():
+                raise UsageError(
+                    f"{folder} exists already: choose another folder with --into, or remove it"
+                )
+            # Beside its place, so that moving it there is one step.
+            with tempfile.TemporaryDirectory(prefix=f".{self.distribution}-", dir=into) as beside:
+                draft = Path(beside) / self.distribution
+                self._write(draft)
+                draft.rename(folder)
+        except OSError as error:  # no right to, no space, a name too long
+            raise UsageError(f"{folder} cannot be made: {error.strerror}") from error
         return folder
+
+    def _write(self, folder: Path) -> None:
+        for name in _files(_TEMPLATE):
+            target = folder / self._named(name.as_posix())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = self._named((_TEMPLATE / name).read_text(encoding="utf-8"))
+            target.write_text(text, encoding="utf-8", newline="\n")
 
     def _named(self, text: str) -> str:
         """Put this project's names in place of the template's."""

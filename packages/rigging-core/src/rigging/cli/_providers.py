@@ -120,7 +120,7 @@ def _facts(provider: str, cls: type[Generator]) -> dict[str, Any]:
         },
         "fields": _fields(cls, without={"params"}),
         "parameters": _fields(GenerateParams, without=set()),
-        "key variables": list(cls.key_variables),
+        "key variables": list(cls.key_variables or ()),
     }
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-from rigging.chat import Chat
+from rigging.cli._answer import Answer
 from rigging.cli._exits import UsageError, exit_code
 from rigging.cli._generators import make, opening
 from rigging.cli._options import AsJson, Complete, Identifier, Modules, Options, System
 from rigging.cli._records import as_line, record
 from rigging.message import Message
-from rigging.result import StopReason
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rigging.completion import Completion
 
 __all__ = ["run"]
+
+_NO_PROMPT: Final = "no prompt: give one behind the identifier, or pipe one in"
 
 
 def run(
@@ -52,29 +48,17 @@ def run(
         if isinstance(item.error, Exception):
             raise typer.Exit(exit_code(item.error))
     else:
-        _show(pipeline.stream_sync())
+        with Answer() as answer:
+            for piece in pipeline.stream_sync():
+                answer.write(piece)
 
 
 def _prompt(given: str | None) -> str:
     if given is not None and given != "-":
         return given
     if given is None and sys.stdin.isatty():
-        raise UsageError("no prompt: give one behind the identifier, or pipe one in")
-    return sys.stdin.read().removesuffix("\n")  # which `echo` adds
-
-
-def _show(pieces: Iterator[str | Chat | Completion]) -> None:
-    """Write pieces as they come, and what else there is to know of the answer."""
-    last = ""
-    for piece in pieces:
-        if isinstance(piece, str):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-            last = piece or last
-            continue
-        if last and not last.endswith("\n"):
-            print()
-        for call in piece.last.tool_calls if isinstance(piece, Chat) else ():
-            print(as_line(call.model_dump()))
-        if piece.stop_reason is StopReason.length:
-            print("rigging: the answer reached its limit of tokens", file=sys.stderr)
+        raise UsageError(_NO_PROMPT)
+    text = sys.stdin.read().removesuffix("\n")  # which `echo` adds
+    if not text:
+        raise UsageError(_NO_PROMPT)
+    return text
