@@ -191,6 +191,22 @@ def test_files_that_are_the_same_are_refused(rigging: Rigging, tmp_path: Path) -
     assert read(source) == [{"prompt": "fine"}]
 
 
+@pytest.mark.parametrize("option", ["--checkpoint", "--report"])
+def test_a_folder_without_the_right_to_write_is_refused(
+    rigging: Rigging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    source, locked = write(tmp_path / "in.jsonl", {"prompt": "fine"}), tmp_path / "locked"
+    locked.mkdir()
+    # Who runs the tests may be root, to whom no folder is locked.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
+
+    done = rigging("batch", "words!any", source, "-o", tmp_path / "out.jsonl", option, locked / "x")
+
+    assert done.code == 2
+    assert f"{locked / 'x'} cannot be written" in done.err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_the_same_file_by_another_name_is_refused(rigging: Rigging, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", {"prompt": "fine"})
     (tmp_path / "folder").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import sys
 import tempfile
@@ -154,6 +155,8 @@ def _check_files(source: Path, out: Path, checkpoint: Path, page: Path | None) -
     for path in written:
         if not path.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent}")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"{path} cannot be written: there is no right to")
 
 
 def _file(source: Path, stack: ExitStack) -> Path:
@@ -206,7 +209,7 @@ async def _write(
 def _summary(tally: Tally, out: Path) -> str:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in tally.failures.most_common())
     lines = [
-        f"{tally.items:,} items: {tally.finished:,} answered"
+        f"{tally.items:,} item{'s' * (tally.items != 1)}: {tally.finished:,} answered"
         + (f", {tally.kept:,} of them kept from before" if tally.kept else "")
         + (f"; {tally.failed:,} failed ({kinds})" if tally.failed else ""),
         f"{duration(tally.elapsed_s)}, {tally.requests_per_s:,.1f} requests/s; tokens: "
