@@ -66,6 +66,16 @@ def test_a_suite_runs_all_that_needs_its_package(package: str, suite: str) -> No
     assert f'needing("{package}")' in text
 
 
+def test_an_error_that_a_page_shows_is_what_is_said() -> None:
+    (_, shown) = blocks_of(ROOT / "docs/identifiers.md", "text")
+    rigging.register_generator("echo", rigging.testing.EchoGenerator)
+
+    with pytest.raises(rigging.error.InvalidIdentifierError) as raised:
+        rigging.get_generator("echo!m,api_key=sk-my-key,temprature=0.5")
+
+    assert str(raised.value).startswith(shown.code.removesuffix(" …\n"))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_block_is_overlooked(page: Path) -> None:
     languages = {block.language for block in blocks_of(page)}

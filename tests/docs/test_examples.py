@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.pages import ROOT
+from tests.support.pages import ROOT, Block, blocks_of
 
 # What each prints: a pattern for the whole of it.
 PRINTED: Final = {
@@ -75,6 +76,21 @@ def test_an_example_takes_an_identifier(name: str) -> None:
 
     assert run.returncode == 1
     assert "UnknownProviderError: provider 'nowhere' is not installed" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in blocks_of(PAGE, "sh") if not block.needs], ids=str
+)
+def test_what_the_page_tells_to_type_runs(block: Block) -> None:
+    words = shlex.split(block.code)
+    assert words[0] == "python"
+
+    run = subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert (run.returncode, run.stderr) == (0, "")
+    assert re.fullmatch(PRINTED[Path(words[1]).stem], run.stdout.rstrip("\n"), re.DOTALL)
 
 
 def test_the_batch_goes_on_where_another_process_stopped(tmp_path: Path) -> None:

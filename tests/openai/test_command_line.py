@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +12,28 @@ import pytest
 
 from tests.support.faults import KEY
 from tests.support.openai_server import OpenAIServer
-from tests.support.pages import Block, needing
+from tests.support.pages import ROOT, Block, needing
 
 ADDRESS = "http://127.0.0.1:8000/v1"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
-@pytest.mark.parametrize("block", needing("rigging-openai", "console"), ids=str)
+@pytest.mark.parametrize(
+    "block",
+    [*needing("rigging-openai", "console"), *needing("rigging-openai", "sh")],
+    ids=str,
+)
 def test_commands_of_a_page_run(block: Block, server: OpenAIServer, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("Buy milk.", encoding="utf-8")
-    lines = '{"prompt": "one"}\n{"prompt": "two", "id": "b"}\n'
-    (tmp_path / "in.jsonl").write_text(lines, encoding="utf-8")
+    items = '{"prompt": "one"}\n{"prompt": "two", "id": "b"}\n'
+    (tmp_path / "in.jsonl").write_text(items, encoding="utf-8")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     # As in an activated environment.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.url}
-    commands = [line.removeprefix("$ ") for line in block.code.splitlines() if line[:2] == "$ "]
+    lines = block.code.splitlines()
+    if block.language == "console":
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
     done = [
         subprocess.run(
@@ -38,13 +46,13 @@ def test_commands_of_a_page_run(block: Block, server: OpenAIServer, tmp_path: Pa
             timeout=60,
             check=False,
         )
-        for command in commands
+        for command in lines
     ]
 
-    assert commands
+    assert lines
     for one in done:
         assert one.returncode == 0, one.stderr
         assert one.stdout
         assert KEY not in one.stdout + one.stderr
-    asking = [command for command in commands if "run " in command or "batch " in command]
+    asking = [command for command in lines if re.search(r" run | batch |examples/", command)]
     assert len(server.requests) >= len(asking)

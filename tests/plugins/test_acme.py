@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.support.environments import ROOT, Environment, build
+from tests.support.environments import ROOT, Environment, build, make_environment
+from tests.support.pages import blocks_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ACME: Final = ROOT / "tests" / "plugins" / "acme"
+PAGE: Final = ROOT / "docs" / "write-a-provider.md"
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,17 @@ def test_its_own_tests_pass_where_it_is_installed(
 
     assert " passed in " in printed
     assert "skipped" not in printed
+
+
+def test_its_author_tests_it_as_the_page_says(wheels: Mapping[str, Path], tmp_path: Path) -> None:
+    (typed,) = (block for block in blocks_of(PAGE, "sh") if "-e ." in block.code and not block.step)
+    environment = make_environment(tmp_path / "env")
+    environment.install(wheels["rigging-core"], "pip>=25.1")
+    project = shutil.copytree(ACME, tmp_path / "acme", ignore=shutil.ignore_patterns("__pycache__"))
+
+    printed = environment.shell(typed.code, project)
+
+    assert " passed in " in printed
 
 
 def test_it_is_found_by_its_identifier_and_runs_a_batch(acme: Environment, text: Path) -> None:
