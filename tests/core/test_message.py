@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
+import operator
+import pickle
 import random
 import subprocess
 import sys
@@ -252,3 +255,18 @@ def test_a_program_that_seeds_its_random_numbers_gets_new_ids_all_the_same() -> 
 
     assert rg.Message("user", "x").uuid != first
     assert (first.version, first.variant) == (4, uuid.RFC_4122)
+
+
+def test_ids_are_like_those_that_the_library_makes() -> None:
+    ids = [rg.Message("user", "x").uuid for _ in range(1000)]
+
+    assert {(one.version, one.variant) for one in ids} == {(4, uuid.RFC_4122)}
+    assert [uuid.UUID(str(one)) for one in ids] == ids
+    assert pickle.loads(pickle.dumps(ids)) == ids
+    assert len(set(ids)) == 1000
+    # Of the 128 bits, all but the six that say the version take both values.
+    always, ever = (
+        functools.reduce(operator.and_, map(int, ids)),
+        functools.reduce(operator.or_, map(int, ids)),
+    )
+    assert (always ^ ever).bit_count() == 122

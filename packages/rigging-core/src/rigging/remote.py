@@ -75,6 +75,7 @@ class RemoteGenerator(Generator):
     max_retries: int = Field(default=5, ge=0)
 
     _limiter: Limiter = PrivateAttr(default_factory=Limiter)
+    _made_limits: tuple[tuple[object, ...], Limits] = PrivateAttr(default=((), Limits()))
     _warned: set[tuple[str, object]] = PrivateAttr(default_factory=set)  # model, and of what
 
     def __copy__(self) -> Self:
@@ -92,11 +93,15 @@ class RemoteGenerator(Generator):
     @property
     def limits(self) -> Limits:
         """What the fields allow now."""
-        return Limits(
-            max_connections=self.max_connections,
-            min_delay_s=self.min_delay_between_requests / 1000,
-            max_retries=self.max_retries,
+        fields = (
+            self.max_connections,
+            self.min_delay_between_requests / 1000,
+            self.max_retries,
         )
+        made = self._made_limits
+        if made[0] != fields:  # seldom: it is asked for each request
+            made = self._made_limits = fields, Limits(*fields)
+        return made[1]
 
     def warn_once(
         self, category: type[RiggingWarning], text: str, *, about: str | None = None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rigging.params import GenerateParams
     from rigging.result import GeneratedMessage, GeneratedText
     from rigging_openai._adapting import Adapted
+    from rigging_openai._client import Client
     from rigging_openai._streams import Reader
 
 __all__ = ["OpenAIGenerator"]
@@ -112,11 +113,11 @@ class OpenAIGenerator(RemoteGenerator):
             MissingDependencyError: If the HTTP client is not installed.
         """
         kept = self._kept
-        await kept.client()  # if its library is missing, that is not one item's failure
+        client = await kept.client()  # if its library is missing, that is not one item's failure
 
         async def one(conversation: Sequence[Message], own: GenerateParams) -> GeneratedMessage:
             request = self._chat(kept, conversation, own)
-            return await self._ask(kept, request, to_message)
+            return await self._ask(client, kept.adapted, request, to_message)
 
         return await each(one, messages, params)
 
@@ -136,10 +137,11 @@ class OpenAIGenerator(RemoteGenerator):
             MissingDependencyError: If the HTTP client is not installed.
         """
         kept = self._kept
-        await kept.client()
+        client = await kept.client()
 
         async def one(text: str, own: GenerateParams) -> GeneratedText:
-            return await self._ask(kept, self._completion(kept, text, own), to_text)
+            request = self._completion(kept, text, own)
+            return await self._ask(client, kept.adapted, request, to_text)
 
         return await each(one, texts, params)
 
@@ -276,10 +278,13 @@ class OpenAIGenerator(RemoteGenerator):
     # -- Sending it ----------------------------------------------------------------------
 
     async def _ask(
-        self, kept: Kept, request: Request, read: Callable[[Mapping[str, Any], str], _ResultT]
+        self,
+        client: Client,
+        adapted: Adapted,
+        request: Request,
+        read: Callable[[Mapping[str, Any], str], _ResultT],
     ) -> _ResultT:
         """Send one request and read its answer."""
-        client, adapted = await kept.client(), kept.adapted
         body = self._body(adapted, request, stream=False)
 
         async def attempt(left: Left) -> _ResultT:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Quotas", "quotas_of"]
 
-_HEADERS: Final = ("x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens")
+_REQUESTS: Final = "x-ratelimit-remaining-requests"
+_TOKENS: Final = "x-ratelimit-remaining-tokens"
 
 _MOST_ENDPOINTS: Final = 64  # remembered
 _MOST_TOKENS: Final = 2**40  # that a request can have taken; more is a mistake
@@ -50,7 +51,7 @@ class Quotas:
 
     def tell(self, left: Left, endpoint: Hashable, headers: Mapping[str, str]) -> None:
         """Tell what the headers of an answer say, if they say anything."""
-        if any(name in headers for name in _HEADERS):
+        if _REQUESTS in headers or _TOKENS in headers:
             left.quota(*quotas_of(headers, self._tokens.get(endpoint, 0)))
 
 

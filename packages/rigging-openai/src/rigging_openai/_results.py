@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rigging.error import InvalidMessageError, ResponseError
 from rigging.http import ErrorReport, error_class, read_report
 from rigging.message import FunctionCall, Message, ToolCall
-from rigging.result import GeneratedMessage, GeneratedText, StopReason, Usage
+from rigging.result import GeneratedMessage, GeneratedText, Usage
 from rigging_openai._endpoint import PROVIDER
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def to_message(response: Mapping[str, Any], model: str) -> GeneratedMessage:
         rest["content"] = other_parts
     return GeneratedMessage(
         message=message,
-        stop_reason=StopReason(choice.get("finish_reason") or "unknown"),
+        stop_reason=_reason(choice),
         usage=usage,
         extra=_extra((response, _RESPONSE), (choice, _CHOICE), (said, _MESSAGE)) | rest,
     )
@@ -87,7 +87,7 @@ def to_text(response: Mapping[str, Any], model: str) -> GeneratedText:
     usage, rest = _usage(response)
     return GeneratedText(
         text=text,
-        stop_reason=StopReason(choice.get("finish_reason") or "unknown"),
+        stop_reason=_reason(choice),
         usage=usage,
         extra=_extra((response, _RESPONSE), (choice, _CHOICE)) | rest,
     )
@@ -153,6 +153,11 @@ def _first_choice(response: Mapping[str, Any], model: str) -> Mapping[str, Any]:
     if len(choices) == 1:
         return choices[0]
     return min((choice for choice in choices if isinstance(choice, dict)), key=index_of)
+
+
+def _reason(choice: Mapping[str, Any]) -> Any:
+    """Return why it ended, as the endpoint spells it: results understand that."""
+    return choice.get("finish_reason")
 
 
 def _tool_calls(calls: list[Any]) -> tuple[ToolCall, ...]:
