@@ -398,7 +398,7 @@ def test_a_histogram_knows_its_quantiles_to_five_percent() -> None:
     assert seen.quantile(0.5) == pytest.approx(5.0, rel=0.06)
     assert seen.quantile(0.95) == pytest.approx(9.5, rel=0.06)
     assert seen.quantile(1.0) == pytest.approx(10.0, rel=0.06)
-    assert sum(count for _, _, count in seen.bars(20)) == 1000
+    assert sum(count for _, count in seen.bars(20)) == 1000
     assert Histogram().quantile(0.5) == 0.0
     assert Histogram().bars(20) == []
 

@@ -103,12 +103,11 @@ def batch(
     modules: Modules = None,  # noqa: ARG001 (they have been run)
 ) -> None:
     """Answer all items of a file; run it again to go on where it stopped."""
-    if complete and system is not None:
-        raise UsageError("--system is for chats: with --complete, put it into the prompts")
+    messages = opening(system, complete=complete)
     generator = make(identifier, options)
     checkpoint = checkpoint or out.with_name(f"{out.name}.checkpoint")
     _check_files(source, out, checkpoint, page)
-    pipeline: Any = generator.complete("") if complete else generator.chat(opening(system))
+    pipeline: Any = generator.complete("") if complete else generator.chat(messages)
     pipeline = pipeline.catch(Exception)  # whatever a generator raises is its item's failure
     tally = Tally()
     with ExitStack() as stack:

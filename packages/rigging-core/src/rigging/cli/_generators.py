@@ -34,9 +34,17 @@ def make(identifier: str, options: Sequence[str] | None = None) -> Generator:
     return get_generator(replace(parsed, options={**parsed.options, **own}).format())
 
 
-def opening(system: str | None) -> list[Message]:
-    """Return what a conversation begins with: what the model is told first, if anything."""
-    return [] if system is None else [Message("system", system)]
+def opening(system: str | None, *, complete: bool = False) -> list[Message]:
+    """Return what a conversation begins with: what the model is told first, if anything.
+
+    Raises:
+        UsageError: If there is something, and a text is to be continued instead.
+    """
+    if system is None:
+        return []
+    if complete:
+        raise UsageError("--system is for chats: with --complete, put it into the prompt")
+    return [Message("system", system)]
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -67,7 +67,7 @@ def report(identifier: str, tally: Tally) -> str:
     charts = [
         _chart(
             "Latency of requests",
-            [(f"{start:.3g} s", count) for start, _, count in tally.latencies.bars(40)],
+            [(f"{start:.3g} s", count) for start, count in tally.latencies.bars(40)],
         ),
         _chart(
             "Requests answered per second",

@@ -33,15 +33,14 @@ def run(
     modules: Modules = None,  # noqa: ARG001 (they have been run)
 ) -> None:
     """Answer one prompt, and stream the answer to the terminal."""
-    if complete and system is not None:
-        raise UsageError("--system is for chats: with --complete, put it into the prompt")
+    messages = opening(system, complete=complete)
     text = _prompt(prompt)
     generator = make(identifier, options)
     pipeline: Any
     if complete:
         pipeline = generator.complete(text)
     else:
-        pipeline = generator.chat([*opening(system), Message("user", text)])
+        pipeline = generator.chat([*messages, Message("user", text)])
     if as_json:
         item = pipeline.run_sync(on_failed="include")
         print(as_line(record(item)))

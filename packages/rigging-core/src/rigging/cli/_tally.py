@@ -55,8 +55,8 @@ class Histogram:
             f"longest {self.longest_s:.3g} s"
         )
 
-    def bars(self, number: int) -> list[tuple[float, float, int]]:
-        """Return so many bars, (from seconds, to seconds, count), equally wide in proportion."""
+    def bars(self, number: int) -> list[tuple[float, int]]:
+        """Return so many bars, (from how many seconds, count), equally wide in proportion."""
         if not self._counts:
             return []
         first, last = min(self._counts), max(self._counts) + 1
@@ -65,7 +65,7 @@ class Histogram:
         start = float(first)
         while start < last:
             count = sum(self._counts[b] for b in self._counts if start <= b < start + width)
-            bars.append((_seconds(start), _seconds(start + width), count))
+            bars.append((_seconds(start), count))
             start += width
         return bars
 
