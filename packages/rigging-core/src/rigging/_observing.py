@@ -137,7 +137,8 @@ class Observer:
             messages = len(given)
             characters = 0
             for message in given:  # a loop: it costs half as much as a sum
-                characters += len(message.text)
+                content = message.content
+                characters += len(content if type(content) is str else message.text)
         sampling = self._sampling if params is self._params else self._sampling_of(params)
         facts = (
             self._next_id(),
@@ -149,7 +150,8 @@ class Observer:
             sampling,
         )
         event = _new(RequestStarted, facts)
-        call_each(self._started, event)
+        if self._started:
+            call_each(self._started, event)
         return event
 
     def _finish(

@@ -176,7 +176,8 @@ class PluginManager:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._loading = threading.RLock()
-        self._ids = itertools.count(1)
+        #: Returns an id that no other request of this process has.
+        self.next_id: Callable[[], int] = itertools.count(1).__next__
         self._clear()
 
     def _clear(self) -> None:
@@ -276,10 +277,6 @@ class PluginManager:
         return dict(self._failures)
 
     # -- Events --------------------------------------------------------------------------
-
-    def next_id(self) -> int:
-        """Return an id that no other request of this process has."""
-        return next(self._ids)
 
     def listeners(self, hook: str) -> tuple[Listener, ...]:
         """Return who implements a hook, in the order of calls."""
