@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,28 @@ def test_json_brings_a_chat_back_with_its_generator() -> None:
     assert [message.text for message in pipeline.messages] == ["Hi", "Hi", "more"]
     assert (pipeline.params, pipeline.metadata) == (rg.GenerateParams(seed=1), {"a": 1})
     assert pipeline.run_sync().last.text == "more"
+
+
+@pytest.mark.parametrize("kind", ["chat", "complete"])
+def test_what_a_run_makes_is_what_the_constructor_would_make(kind: str) -> None:
+    item = getattr(EchoGenerator(model="x"), kind)("Hi").with_(seed=1).run_sync()
+
+    made = type(item)(**{name: getattr(item, name) for name in type(item).model_fields})
+
+    assert made == item
+    assert made.model_dump_json() == item.model_dump_json()
+    assert made.model_fields_set == item.model_fields_set
+    assert list(vars(made)) == list(vars(item)) == list(type(item).model_fields)
+    assert pickle.loads(pickle.dumps(item)) == item
+
+
+def test_chats_of_one_result_share_no_notes() -> None:
+    result = rg.GeneratedMessage.from_text("Hello!", extra={"id": "a"})
+    first, second = ScriptedGenerator([result, result]).chat("Hi").run_many_sync(2)
+
+    first.extra["id"] = "b"
+
+    assert (second.extra, result.extra) == ({"id": "a"}, {"id": "a"})
 
 
 def test_a_chat_goes_on_with_the_pipeline_that_made_it() -> None:

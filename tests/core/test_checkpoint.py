@@ -268,7 +268,9 @@ def test_the_file_is_sqlite_with_json_and_holds_no_key(tmp_path: Path) -> None:
         ((digest, occurrence, result),) = connection.execute("SELECT * FROM results").fetchall()
     connection.close()
     assert (len(digest), occurrence) == (16, 1)
-    assert json.loads(result) == json.loads(chat.model_dump_json())
+    # What holds nothing is not written.
+    assert json.loads(result) == json.loads(chat.model_dump_json(exclude_none=True))
+    assert "null" not in result
     assert b"hunter2" not in path.read_bytes()
 
 

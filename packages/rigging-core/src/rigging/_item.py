@@ -23,6 +23,8 @@ from rigging.result import StopReason, Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from rigging.result import GeneratedMessage, GeneratedText
+
 __all__ = ["Item", "ItemList", "as_json", "summed"]
 
 _SHOWN: Final = 3  # items in the repr of a list
@@ -84,6 +86,49 @@ class Item(BaseModel):
     def maker(self) -> Any:
         """The pipeline that made the item; None if it came out of a file."""
         return getattr(self, "_pipeline", None)
+
+    @classmethod
+    def of_result(
+        cls: type[SelfT],
+        result: GeneratedMessage | GeneratedText,
+        *,
+        usage: Usage | None,
+        params: GenerateParams,
+        generator_id: str | None,
+        metadata: dict[str, Any],
+        **own: Any,
+    ) -> SelfT:
+        """Make an item of what a generator gave, by values that are known to fit.
+
+        There is one per request, and to look at each value again would take as long as all else.
+
+        Args:
+            result: What the generator gave.
+            usage: Of all rounds.
+            params: The parameters that were passed.
+            generator_id: The generator's identifier.
+            metadata: The caller's notes.
+            own: The fields that the class has beside those of all items, in their order.
+        """
+        made = cls.__new__(cls)
+        values = {
+            "stop_reason": result.stop_reason,
+            "usage": usage,
+            "params": params,
+            "generator_id": generator_id,
+            "extra": {**result.extra},
+            "metadata": metadata,
+            "error": None,
+            "timestamp": datetime.now(UTC),
+            "uuid": new_id(),
+            **own,
+        }
+        # What pydantic's constructor sets when it has looked at them.
+        object.__setattr__(made, "__dict__", values)
+        object.__setattr__(made, "__pydantic_fields_set__", set(values))
+        object.__setattr__(made, "__pydantic_extra__", None)
+        object.__setattr__(made, "__pydantic_private__", None)
+        return made
 
     def made_by(self: SelfT, pipeline: Any) -> SelfT:
         """Note the pipeline that made the item; return the item."""
@@ -176,7 +221,9 @@ class ItemList(list[ItemT]):
         return map(as_json, self)
 
 
-def as_json(item: Item, fallback: Callable[[Any], Any] | None = None) -> str:
+def as_json(
+    item: Item, *, fallback: Callable[[Any], Any] | None = None, exclude_none: bool = False
+) -> str:
     """Return an item as JSON.
 
     Half a character, which some backends answer and UTF-8 has no form for, becomes ``?``.
@@ -184,14 +231,15 @@ def as_json(item: Item, fallback: Callable[[Any], Any] | None = None) -> str:
     Args:
         item: The item.
         fallback: What to make of values that JSON has no form for.
+        exclude_none: Leave out fields that hold nothing; they come back all the same.
 
     Raises:
         ValueError: If there is such a value nevertheless.
     """
     try:
-        return item.model_dump_json(fallback=fallback)
+        return item.model_dump_json(fallback=fallback, exclude_none=exclude_none)
     except PydanticSerializationError:
-        values = item.model_dump(mode="json", fallback=fallback)
+        values = item.model_dump(mode="json", fallback=fallback, exclude_none=exclude_none)
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "replace").decode()
 

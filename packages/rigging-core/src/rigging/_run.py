@@ -248,7 +248,7 @@ class Run:
         item = await pipeline._process(job, posts, self._request, self._name)
         if not item.failed:
             # What JSON has no form for is better kept as its repr than paid for again.
-            await self._checkpoint.save(digest, as_json(item, fallback=repr))
+            await self._checkpoint.save(digest, as_json(item, fallback=repr, exclude_none=True))
         return item
 
     def _next_number(self) -> int:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
     from types import TracebackType
 
 __all__ = ["iterate_sync", "run_sync"]
@@ -31,7 +31,7 @@ def run_sync(coroutine: Coroutine[Any, Any, _T]) -> _T:
     except RuntimeError:
         return asyncio.run(coroutine)
     with _LoopThread() as thread:
-        return thread.run(coroutine)
+        return thread.run(lambda: coroutine)
 
 
 def iterate_sync(iterator: AsyncGenerator[_T, None]) -> Iterator[_T]:
@@ -44,13 +44,13 @@ def iterate_sync(iterator: AsyncGenerator[_T, None]) -> Iterator[_T]:
         try:
             while True:
                 try:
-                    item = thread.run(_next(iterator))
+                    item = thread.run(lambda: _next(iterator))
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
             if thread.is_alive:
-                thread.run(_close(iterator))
+                thread.run(lambda: _close(iterator))
 
 
 class _LoopThread:
@@ -90,25 +90,32 @@ class _LoopThread:
         """Whether something can still run there."""
         return self._thread.is_alive() and not self._loop.is_closed()
 
-    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine there; an exception here (Ctrl-C) cancels it, and waits for its end."""
+    def run(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Run a coroutine there; an exception here (Ctrl-C) cancels it, and waits for its end.
+
+        Args:
+            make: Makes the coroutine, there: an exception here leaves none that nobody awaits.
+        """
         tasks: list[asyncio.Task[_T]] = []
         done: Future[None] = Future()
 
         def start() -> None:
-            tasks.append(self._loop.create_task(coroutine))
+            tasks.append(self._loop.create_task(make()))
             tasks[0].add_done_callback(end)
 
         def cancel() -> None:
-            tasks[0].cancel()
+            if tasks:
+                tasks[0].cancel()
+            else:  # the exception came before it was to start
+                done.set_result(None)
 
         def end(task: asyncio.Task[_T]) -> None:
             if not task.cancelled():
                 task.exception()  # looked at here: whoever is interrupted will not
             done.set_result(None)
 
-        self._loop.call_soon_threadsafe(start)
         try:
+            self._loop.call_soon_threadsafe(start)
             self._wait(done)
         except BaseException:
             self._loop.call_soon_threadsafe(cancel)

@@ -327,15 +327,14 @@ class ChatPipeline(
             messages, between = list(job.input), []
         else:
             messages, between = previous.messages, list(job.input[len(previous.messages) :])
-        return Chat(
-            messages=messages,
-            generated=[*between, result.message],
-            stop_reason=result.stop_reason,
+        return Chat.of_result(
+            result,
             usage=summed(previous, result.usage),
-            extra=result.extra,
             params=job.params.unshared(),
             generator_id=name,
             metadata=self._notes(job),
+            messages=messages,
+            generated=[*between, result.message],
         ).made_by(self)
 
     def _next_input(self, item: Chat, answer: Any) -> tuple[Message, ...]:

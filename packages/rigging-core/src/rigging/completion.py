@@ -193,15 +193,14 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
         name: str | None,
         previous: Completion | None = None,
     ) -> Completion:
-        return Completion(
-            text=job.input,
-            generated=result.text,
-            stop_reason=result.stop_reason,
+        return Completion.of_result(
+            result,
             usage=summed(previous, result.usage),
-            extra=result.extra,
             params=job.params.unshared(),
             generator_id=name,
             metadata=self._notes(job),
+            text=job.input,
+            generated=result.text,
         ).made_by(self)
 
     def _next_input(self, item: Completion, answer: Any) -> str:
