@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,25 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Any) -> None:
     child.expect("2 HELLO")
     child.expect("> ")
     child.sendintr()
+    child.expect("> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.close()
+
+    assert child.exitstatus == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_who_presses_ctrl_c_several_times_may_go_on(terminal: Any) -> None:
+    child = terminal
+    child.expect("> ")
+    child.sendline("endless talk")
+    child.expect("waiting")
+    for _ in range(3):
+        child.sendintr()
+    time.sleep(1)  # until all have come
+    child.sendline("hello")
+    child.expect("2 HELLO")
     child.expect("> ")
     child.sendeof()
     child.expect(pexpect.EOF)

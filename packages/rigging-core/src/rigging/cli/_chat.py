@@ -49,7 +49,14 @@ def chat(
                 if line:
                     conversation.take(line, runner)
             except KeyboardInterrupt:
-                print()  # what was typed, or a model on its way, is dropped, as shells do
+                _end_line()  # what was typed, or a model on its way, is dropped, as shells do
+
+
+def _end_line() -> None:
+    try:  # noqa: SIM105 (a context manager could be interrupted in its turn)
+        print()
+    except KeyboardInterrupt:  # the impatient press it several times
+        pass
 
 
 def _read() -> str | None:
@@ -114,10 +121,10 @@ class _Conversation:
             with answer:
                 runner.run(self._stream(answer))
         except KeyboardInterrupt:
-            print("(stopped)", file=sys.stderr)
             # What was read belongs to the conversation.
             if answer.pieces and len(self._messages) == asked:
                 self._messages.append(Message("assistant", "".join(answer.pieces)))
+            print("(stopped)", file=sys.stderr)
 
     async def _stream(self, answer: Answer) -> None:
         pieces = self._generator.chat(self._messages).stream()
