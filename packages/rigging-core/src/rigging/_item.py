@@ -100,7 +100,7 @@ class Item(BaseModel):
     ) -> SelfT:
         """Make an item of what a generator gave, by values that are known to fit.
 
-        There is one per request, and to look at each value again would take as long as all else.
+        There is one per request, and pydantic would look at each value again.
 
         Args:
             result: What the generator gave.
