@@ -154,7 +154,7 @@ def test_who_presses_ctrl_c_several_times_may_go_on(terminal: Any) -> None:
     for _ in range(30):  # while it is stopped, and while the next line is asked for
         os.kill(child.pid, signal.SIGINT)
         time.sleep(0.001)
-    time.sleep(1)  # until all have come
+    time.sleep(2)  # until all have come
     child.sendline("hello")
     child.expect("2 HELLO")
     child.expect("> ")
