@@ -120,12 +120,22 @@ def terminal(generators: Path) -> Iterator[Any]:
     child.close(force=True)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
-def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Any) -> None:
-    child = terminal
+def ask_without_end(child: Any) -> None:
     child.expect("> ")
     child.sendline("endless talk")
     child.expect("waiting")
+
+
+def leave(child: Any) -> None:
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Any) -> None:
+    child = terminal
+    ask_without_end(child)
     child.sendintr()
     child.expect(r"\(stopped\)")
     child.expect("> ")
@@ -138,9 +148,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Any) -> None:
     child.expect("> ")
     child.sendintr()
     child.expect("> ")
-    child.sendeof()
-    child.expect(pexpect.EOF)
-    child.close()
+    leave(child)
 
     assert child.exitstatus == 0
 
@@ -148,9 +156,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Any) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
 def test_who_presses_ctrl_c_several_times_may_go_on(terminal: Any) -> None:
     child = terminal
-    child.expect("> ")
-    child.sendline("endless talk")
-    child.expect("waiting")
+    ask_without_end(child)
     for _ in range(30):  # while it is stopped, and while the next line is asked for
         os.kill(child.pid, signal.SIGINT)
         time.sleep(0.001)
@@ -158,8 +164,6 @@ def test_who_presses_ctrl_c_several_times_may_go_on(terminal: Any) -> None:
     child.sendline("hello")
     child.expect("2 HELLO")
     child.expect("> ")
-    child.sendeof()
-    child.expect(pexpect.EOF)
-    child.close()
+    leave(child)
 
     assert child.exitstatus == 0

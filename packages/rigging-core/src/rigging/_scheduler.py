@@ -20,7 +20,6 @@ import copy
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -216,8 +215,7 @@ class Scheduler(Generic[InputT, ResultT]):
         self, inputs: Sequence[InputT], params: Sequence[GenerateParams]
     ) -> Awaitable[Sequence[ResultT | BaseException]]:
         call = self._generate(inputs, params)
-        # A coroutine, as nearly always: asking about anything else takes four questions.
-        if type(call) is not CoroutineType and not inspect.isawaitable(call):
+        if not inspect.isawaitable(call):
             raise ResponseError(
                 f"{self._name} has a generate method that is no coroutine function: "
                 f"write `async def`"
@@ -225,8 +223,8 @@ class Scheduler(Generic[InputT, ResultT]):
         return call
 
     def _check(self, results: Sequence[object], count: int) -> None:
-        is_list = type(results) is list  # as nearly always: an abstract class takes its time
-        if not is_list and (not isinstance(results, Sequence) or isinstance(results, str)):
+        # A list first, as nearly always: to ask an abstract class takes its time.
+        if not isinstance(results, (list, Sequence)) or isinstance(results, str):
             raise ResponseError(
                 f"{self._name} returned {type(results).__name__} for {count} requests: "
                 f"a generator returns a list, one result per input, in order"

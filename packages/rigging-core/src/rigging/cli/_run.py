@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -15,8 +15,6 @@ from rigging.cli._records import as_line, record
 from rigging.message import Message
 
 __all__ = ["run"]
-
-_NO_PROMPT: Final = "no prompt: give one behind the identifier, or pipe one in"
 
 
 def run(
@@ -55,9 +53,8 @@ def run(
 def _prompt(given: str | None) -> str:
     if given is not None and given != "-":
         return given
-    if given is None and sys.stdin.isatty():
-        raise UsageError(_NO_PROMPT)
-    text = sys.stdin.read().removesuffix("\n")  # which `echo` adds
+    waits = given is None and sys.stdin.isatty()  # for somebody who does not know that
+    text = "" if waits else sys.stdin.read().removesuffix("\n")  # which `echo` adds
     if not text:
-        raise UsageError(_NO_PROMPT)
+        raise UsageError("no prompt: give one behind the identifier, or pipe one in")
     return text
