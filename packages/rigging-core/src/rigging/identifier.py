@@ -36,6 +36,7 @@ __all__ = [
     "encode_list",
     "encode_text",
     "is_provider_name",
+    "names_secret",
     "normalize_distribution",
 ]
 
@@ -56,6 +57,16 @@ _ESCAPED: Final = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 def is_provider_name(name: str) -> bool:
     """Tell whether ``name`` can stand before the ``!``."""
     return _PROVIDER.fullmatch(name) is not None
+
+
+def names_secret(key: str) -> bool:
+    """Tell whether what stands under a key is not to be shown: any part of it may say so.
+
+    Example:
+        >>> names_secret("api_key"), names_secret("headers.Authorization"), names_secret("seed")
+        (True, True, False)
+    """
+    return any(is_secret(part) for part in key.split("."))
 
 
 def normalize_distribution(name: str) -> str:
@@ -124,7 +135,7 @@ class Identifier:
         if key is None:
             return _fault(self._text, len(self._text), reason, hint)
         span = self._spans[key]
-        hidden = any(is_secret(part) for part in key.split("."))
+        hidden = names_secret(key)
         return _fault(self._text, span.value, reason, hint, shown=None if hidden else span)
 
     def key_error(self, reason: str, key: str, hint: str = "") -> InvalidIdentifierError:

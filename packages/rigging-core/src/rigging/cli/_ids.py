@@ -20,9 +20,10 @@ from rigging.identifier import (
     encode_any,
     encode_list,
     encode_text,
+    names_secret,
     normalize_distribution,
 )
-from rigging.redaction import Redactor, is_secret, without_secrets
+from rigging.redaction import Redactor, without_secrets
 
 __all__ = ["app"]
 
@@ -91,7 +92,9 @@ def _formatted(parts: dict[str, Any]) -> str:
         provider=provider and provider.lower(),
         distribution=distribution and normalize_distribution(distribution),
         options={
-            key: _raw(_public(key, value)) for key, value in options.items() if not _hides(key)
+            key: _raw(_public(key, value))
+            for key, value in options.items()
+            if not names_secret(key)
         },
     )
     text = given.format()
@@ -108,13 +111,9 @@ def _name(parts: dict[str, Any], key: str) -> str | None:
     return name or None
 
 
-def _hides(key: str) -> bool:
-    return any(is_secret(part) for part in key.split("."))
-
-
 def _shown(key: str, raw: str) -> Any:
     """Return an option's value without secrets: an address, or a header, may hold one."""
-    if _hides(key):
+    if names_secret(key):
         return "***"
     if raw == "null":
         return None
