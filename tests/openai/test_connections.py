@@ -190,7 +190,9 @@ def test_a_program_ends_without_a_word_about_connections(server: OpenAIServer, e
         check=False,
     )
 
-    told = [line for line in done.stderr.splitlines() if "event loop" not in line]
+    # asyncio warns of loops that are closed too early, and may show a line of its source.
+    told = [line for line in done.stderr.splitlines() if not line.startswith("  ")]
+    told = [line for line in told if "event loop" not in line]
     assert (done.returncode, done.stdout) == (0, "")
     assert not [line for line in told if "lient" in line or "onnect" in line], done.stderr
 
@@ -392,8 +394,8 @@ def test_redirects_leave_nothing_behind(make: Make, server: OpenAIServer) -> Non
     async def run() -> int:
         for _ in range(20):
             await ask(generator, "chat")
-        client = await generator._kept.client()
-        return len((await client._sessions.pool())._proxies)
+        client = generator._kept.client
+        return len(client._sessions.pool()._proxies)
 
     assert asyncio.run(run()) == 1
 

@@ -8,7 +8,7 @@ import logging
 import math
 import random
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rigging._pace import Pace
 from rigging._quota import Allowance
@@ -49,14 +49,11 @@ class Attempt:
         self.leave = leave  # to be called, from any thread, when the request has left
 
 
-class _Waiter:
+class _Waiter(NamedTuple):
     """A request that waits for the start of its next attempt."""
 
-    __slots__ = ("min_delay_s", "turn")
-
-    def __init__(self, min_delay_s: float) -> None:
-        self.min_delay_s = min_delay_s
-        self.turn: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
+    turn: asyncio.Future[Attempt]
+    min_delay_s: float
 
 
 class Endpoint:
@@ -66,8 +63,8 @@ class Endpoint:
     many are in flight is halved, unless the pace was what held them back. Attempts that
     started before that, and their refusals, belong to the same burst and change nothing.
 
-    Requests stand in line, and `admit` starts as many as may start, at once: whenever one
-    joins, an attempt ends, or a time has come. So it shows what holds the first one back.
+    Requests that may not start at once stand in line, and `admit` starts as many as may start:
+    whenever an attempt ends, or a time has come. So it shows what holds the first one back.
 
     Times are the event loop's, in seconds.
 
@@ -129,19 +126,14 @@ class Endpoint:
         while True:
             if self._given_up is not None and self.is_given_up:
                 raise _unsent(self._given_up[0])
-            waiter = _Waiter(min_delay_s)
-            # Behind the first one: what holds that back has been counted for its own start.
-            self._line.insert(1 if again else len(self._line), waiter)
-            if self._line[0] is waiter:  # else what holds the first one back holds this one, too
-                self.admit()
-            try:
-                attempt = await waiter.turn
-            except BaseException:
-                turn = waiter.turn
-                if not turn.cancel() and not turn.cancelled() and turn.exception() is None:
-                    self.end(turn.result())  # it came in the same moment
-                self._tidy()
-                raise
+            attempt = None if self._line else self._next(min_delay_s)
+            if attempt is None:
+                turn = self._join(min_delay_s, again=again)
+                try:
+                    attempt = await turn
+                except BaseException:
+                    self._leave(turn)
+                    raise
             if self._resumes_at <= attempt.started_at and not self.is_given_up:
                 self._pace.sent(attempt.started_at)
                 return attempt
@@ -153,21 +145,10 @@ class Endpoint:
         """Start as many of those that wait as may start now."""
         self._tidy()
         while self._line and self._alarm is None:
-            now = _now()
-            pause_s = max(self._resumes_at - now, 0.0)
-            rest_s = max(pause_s, self._allowance.wait_s(self._started, now))
-            pace_s = self._pace.wait_s(now)
-            if rest_s > 0 or pace_s > 0:
-                self._paced_s += max(pace_s - rest_s, 0.0)
-                self._alarm = _loop().call_later(max(rest_s, pace_s), self._resume)
+            attempt = self._next(self._line[0].min_delay_s)
+            if attempt is None:
                 return
-            if self._limit is not None and len(self._in_flight) >= self._limit:
-                self._full_since = min(self._full_since, now)
-                return
-            leave = self._gate.take(self, self._line[0].min_delay_s)
-            if leave is None:
-                return
-            self._line.popleft().turn.set_result(self._begin(leave, now))
+            self._line.popleft().turn.set_result(attempt)
             self._tidy()
 
     def say(self, attempt: Attempt, quotas: tuple[Quota, ...]) -> None:
@@ -242,6 +223,38 @@ class Endpoint:
         finally:
             alarm.cancel()
             self._sleepers.discard(sleeper)
+
+    def _join(self, min_delay_s: float, *, again: bool) -> asyncio.Future[Attempt]:
+        """Stand in line, which something is known to hold back; return one's turn."""
+        waiter = _Waiter(_loop().create_future(), min_delay_s)
+        # Behind the first one: what holds that back has been counted for its own start.
+        self._line.insert(1 if again else len(self._line), waiter)
+        return waiter.turn
+
+    def _leave(self, turn: asyncio.Future[Attempt]) -> None:
+        """Leave the line, or give back the attempt that was started in the same moment."""
+        if not turn.cancel() and not turn.cancelled() and turn.exception() is None:
+            self.end(turn.result())
+        self._tidy()
+
+    def _next(self, min_delay_s: float) -> Attempt | None:
+        """Start the attempt that is next; None if it may not start yet.
+
+        Then `admit` is called when it may: at a time, when another one ends, or by the gate.
+        """
+        now = _now()
+        pause_s = max(self._resumes_at - now, 0.0)
+        rest_s = max(pause_s, self._allowance.wait_s(self._started, now))
+        pace_s = self._pace.wait_s(now)
+        if rest_s > 0 or pace_s > 0:
+            self._paced_s += max(pace_s - rest_s, 0.0)
+            self._alarm = _loop().call_later(max(rest_s, pace_s), self._resume)
+            return None
+        if self._limit is not None and len(self._in_flight) >= self._limit:
+            self._full_since = min(self._full_since, now)
+            return None
+        leave = self._gate.take(self, min_delay_s)
+        return None if leave is None else self._begin(leave, now)
 
     def _begin(self, leave: Callable[[], None], now: float) -> Attempt:
         if self._full_since < now:

@@ -25,6 +25,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 _RANDOM: Final = ~(0xF000_C000 << 48)
 _FIXED: Final = 0x4000_8000 << 48
 
+# Python 3.11 looks the members of an enum up by a function.
+_UNKNOWN: Final = SafeUUID.unknown
+
 
 def new_id() -> UUID:
     """Return a random UUID.
@@ -36,5 +39,5 @@ def new_id() -> UUID:
     # for UUIDs in any form, takes most of the time, and a chat has three ids.
     made = object.__new__(UUID)
     object.__setattr__(made, "int", _random.getrandbits(128) & _RANDOM | _FIXED)
-    object.__setattr__(made, "is_safe", SafeUUID.unknown)
+    object.__setattr__(made, "is_safe", _UNKNOWN)
     return made

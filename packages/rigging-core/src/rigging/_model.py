@@ -112,20 +112,30 @@ class Model(BaseModel):
             # From None: the original repeats what we have just said, with the input in it.
             raise self.refusal(error) from None
 
-    if not TYPE_CHECKING:  # it would let any name pass
-
-        def __getattr__(self, name: str) -> Any:
-            # Pydantic's own takes many times as long, and some of these are read per request.
-            private = self.__pydantic_private__
-            if private is not None and name in private:
-                return private[name]
-            return super().__getattr__(name)
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        # Some of these are read per request, and pydantic finds a private attribute only after
+        # Python has looked for it in vain, which takes several times as long.
+        for name in cls.__private_attributes__:
+            if not isinstance(getattr(cls, name, None), property):
+                setattr(cls, name, _private(name))
 
     @classmethod
     def refusal(cls, error: ValidationError) -> InvalidValueError:
         """Return the error that tells a user of this class what pydantic found."""
         found = _faults(cls, error)
         return cls.error_class(f"{cls.__name__}: {'; '.join(text for _, text in found)}", found)
+
+
+def _private(name: str) -> property:
+    def get(model: BaseModel) -> Any:
+        try:
+            return model.__pydantic_private__[name]  # type: ignore[index]
+        except (KeyError, TypeError):  # it has no value yet, or none of them has
+            raise AttributeError from None  # so that pydantic is asked, and says which
+
+    return property(get)
 
 
 def _faults(cls: type[BaseModel], error: ValidationError) -> list[tuple[str, str]]:

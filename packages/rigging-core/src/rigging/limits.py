@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import math
 import random
@@ -89,25 +88,23 @@ class Left:
     It is called, from any thread, when the request has left; the attempt's end counts if not.
     """
 
-    __slots__ = ("_hear", "_leave")
+    __slots__ = ("_attempt", "_endpoint")
 
-    def __init__(
-        self, leave: Callable[[], None], hear: Callable[[tuple[Quota, ...]], None] | None = None
-    ) -> None:
-        self._leave = leave
-        self._hear = hear
+    def __init__(self, attempt: Attempt, endpoint: Endpoint | None) -> None:
+        self._attempt = attempt
+        self._endpoint = endpoint  # None where nothing is learned
 
     def __call__(self) -> None:
         """Say that the request has left: the delay to the next one counts from here."""
-        self._leave()
+        self._attempt.leave()
 
     def quota(self, *quotas: Quota) -> None:
         """Say how many requests are left by the answer; of several, each is kept.
 
         Requests wait before they would be refused. Call it on the event loop.
         """
-        if self._hear is not None:
-            self._hear(quotas)
+        if self._endpoint is not None:
+            self._endpoint.say(self._attempt, quotas)
 
 
 class Limiter:
@@ -155,7 +152,8 @@ class Limiter:
         request = _Request(self._endpoints(), limits, endpoint)
         while True:
             try:
-                async with request as left:
+                left = await request.start()
+                with request:
                     return await attempt(left)
             except GenerationError as error:
                 await request.wait_after(error)
@@ -183,10 +181,12 @@ class Limiter:
         request = _Request(self._endpoints(), limits, endpoint)
         while True:
             try:
-                async with request as left, contextlib.aclosing(attempt(left)) as pieces:
-                    async for piece in pieces:
-                        request.begin()
-                        yield piece
+                left = await request.start()
+                with request:
+                    async with contextlib.aclosing(attempt(left)) as pieces:
+                        async for piece in pieces:
+                            request.begin()
+                            yield piece
             except GenerationError as error:
                 if request.has_begun:
                     raise
@@ -196,11 +196,11 @@ class Limiter:
 
     def _endpoints(self) -> _Endpoints:
         loop = asyncio.get_running_loop()
-        with self._lock:
-            endpoints = self._by_loop.get(loop)
-            if endpoints is None:
+        endpoints = self._by_loop.get(loop)
+        if endpoints is None:
+            with self._lock:
                 endpoints = self._by_loop[loop] = _Endpoints()
-            return endpoints
+        return endpoints
 
     def __deepcopy__(self, memo: dict[int, object]) -> Limiter:
         return Limiter()  # a copied generator shares nothing that can change
@@ -221,9 +221,9 @@ class _Endpoints:
 
 
 class _Request:
-    """One request: an asynchronous context manager, entered for each of its attempts.
+    """One request: a context manager, entered for each of its attempts when that has started.
 
-    Entering waits for the attempt's turn; what comes of the block is counted.
+    What comes of the block is counted.
 
     Attributes:
         has_begun: Whether a piece of the answer has come.
@@ -249,18 +249,18 @@ class _Request:
             self.has_begun = True
             self._endpoint.answered()
 
-    async def __aenter__(self) -> Left:
+    async def start(self) -> Left:
+        """Wait for the turn of the next attempt, and start it."""
         endpoint = self._endpoint
         attempt = await endpoint.start(self._limits.min_delay_s, again=self._retries > 0)
         self._attempt = attempt
         self._began_at = min(self._began_at, attempt.started_at)
-        if not self._limits.max_retries:
-            return Left(attempt.leave)
-        return Left(attempt.leave, functools.partial(endpoint.say, attempt))
+        return Left(attempt, endpoint if self._limits.max_retries else None)
 
-    async def __aexit__(
-        self, _: object, error: BaseException | None, __: TracebackType | None
-    ) -> None:
+    def __enter__(self) -> None:
+        """The attempt that was started is made."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
         if self._limits.max_retries:
             self._count(self._attempt, error)
         self._endpoint.end(self._attempt)

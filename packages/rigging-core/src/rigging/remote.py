@@ -143,12 +143,12 @@ async def each(
     Returns:
         One result per input, in order; an error is that item's failure.
     """
-    pairs = list(zip(inputs, params, strict=True))
-    if len(pairs) == 1:  # as nearly always, and that is worth no task
+    if len(inputs) == len(params) == 1:  # as nearly always, and that is worth no task
         try:
-            return [await one(*pairs[0])]
+            return [await one(inputs[0], params[0])]
         except Exception as error:  # noqa: BLE001 (it is the item's failure)
             return [error]
+    pairs = zip(inputs, params, strict=True)
     return await asyncio.gather(*(one(*pair) for pair in pairs), return_exceptions=True)
 
 

@@ -24,6 +24,7 @@ from rigging_openai._results import broken, error_of, reported_error
 from rigging_openai._sessions import Sessions
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncGenerator, Callable, Mapping
 
     from rigging.limits import Left
@@ -71,7 +72,7 @@ class Client:
         Raises:
             GenerationError: If no answer came, or one that says no.
         """
-        pool = await self._sessions.pool()
+        pool = self._sessions.pool() or await self._sessions.open()
         asked = self._ask(pool, request, body, left, read)
         try:
             if request.timeout_s is None:
@@ -106,7 +107,7 @@ class Client:
         Raises:
             GenerationError: If no answer came, one that says no, or a part of one.
         """
-        pool = await self._sessions.pool()
+        pool = self._sessions.pool() or await self._sessions.open()
         timeout = RequestTimeout(request.timeout_s, provider=PROVIDER, model=request.model)
         try:
             response = await timeout.wait(self._send(pool, request, body, left))
@@ -143,58 +144,64 @@ class Client:
     async def _send(
         self, pool: Pool, request: Request, body: Mapping[str, Any], left: Left
     ) -> aiohttp.ClientResponse:
-        """Send a request; return the answer, if it says yes."""
-        response = await _post(pool, request, body, left)
-        if response.status < _REFUSED:
-            return response
-        self._quotas.tell(left, request.key, response.headers)
-        raise await _refusal(response, request, pool)
+        """Send a request, also where the host redirects it to on itself.
+
+        Returns:
+            The answer, if it says yes.
+        """
+        data = _encoded(body, request)
+        tls = pool.tls(request.ca_file)
+        if tls is None:
+            tls = await _loaded(pool, request)
+        limits = pool.timeout(request.connect_s, request.read_s)
+        url = request.endpoint.url(request.path)
+        session = pool.announcing if request.announces else pool.session
+        for _ in range(_MOST_REDIRECTS):
+            try:
+                proxy = pool.proxy(url)
+                response = await session.post(
+                    url,
+                    data=data,
+                    headers=request.endpoint.headers,
+                    timeout=limits,
+                    ssl=tls,
+                    proxy=None if proxy is None else proxy.checked(),
+                    allow_redirects=False,
+                    trace_request_ctx=left,
+                )
+            except (aiohttp.InvalidURL, ValueError) as error:  # of an address, or of a proxy's
+                if isinstance(error, aiohttp.ClientConnectionError):
+                    raise  # one of a certificate is both
+                text = f"the request cannot be sent: {error}"
+                raise _unsendable(text, request) from error
+            if response.status < _REFUSED:
+                return response
+            if response.status not in _KEPT_METHOD or "Location" not in response.headers:
+                self._quotas.tell(left, request.key, response.headers)
+                raise await _refusal(response, request, pool)
+            location = response.headers["Location"]
+            response.close()
+            url = _redirected(url, location, request.model)
+        raise broken("the endpoint's redirects lead nowhere", request.model)
 
 
-async def _post(
-    pool: Pool, request: Request, body: Mapping[str, Any], left: Left
-) -> aiohttp.ClientResponse:
-    """Send a request, also where the host redirects it to on itself; return the answer."""
+def _encoded(body: Mapping[str, Any], request: Request) -> bytes:
     try:
-        data = _json.encode(body)
+        return _json.encode(body)
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadRequestError(
-            f"the request has no JSON: {error}", provider=PROVIDER, model=request.model
-        ) from error
+        raise _unsendable(f"the request has no JSON: {error}", request) from error
+
+
+async def _loaded(pool: Pool, request: Request) -> ssl.SSLContext:
+    """Return what TLS trusts, by a file that was not used before."""
     try:
-        tls = await pool.tls(request.ca_file)
+        return await pool.load(request.ca_file or "")
     except OSError as error:
-        raise BadRequestError(
-            f"ca_file cannot be used: {error}", provider=PROVIDER, model=request.model
-        ) from error
-    limits = pool.timeout(request.connect_s, request.read_s)
-    url = request.endpoint.url(request.path)
-    session = pool.announcing if request.announces else pool.session
-    for _ in range(_MOST_REDIRECTS):
-        try:
-            proxy = pool.proxy(url)
-            response = await session.post(
-                url,
-                data=data,
-                headers=request.endpoint.headers,
-                timeout=limits,
-                ssl=tls,
-                proxy=None if proxy is None else proxy.checked(),
-                allow_redirects=False,
-                trace_request_ctx=left,
-            )
-        except (aiohttp.InvalidURL, ValueError) as error:  # of an address, or of a proxy's
-            if isinstance(error, aiohttp.ClientConnectionError):
-                raise  # one of a certificate is both
-            raise BadRequestError(
-                f"the request cannot be sent: {error}", provider=PROVIDER, model=request.model
-            ) from error
-        if response.status not in _KEPT_METHOD or "Location" not in response.headers:
-            return response
-        location = response.headers["Location"]
-        response.close()
-        url = _redirected(url, location, request.model)
-    raise broken("the endpoint's redirects lead nowhere", request.model)
+        raise _unsendable(f"ca_file cannot be used: {error}", request) from error
+
+
+def _unsendable(text: str, request: Request) -> BadRequestError:
+    return BadRequestError(text, provider=PROVIDER, model=request.model)
 
 
 def _redirected(url: str, location: str, model: str) -> str:

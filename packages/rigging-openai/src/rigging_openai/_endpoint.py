@@ -9,7 +9,6 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from rigging.error import BadRequestError
 from rigging.redaction import is_harmless, is_secret
-from rigging_openai._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,7 +46,7 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address, and what every request to it carries.
+    """An address, and what every request to it carries beyond what all requests do.
 
     Attributes:
         base: The address that paths are added to, with neither query nor trailing slash.
@@ -118,13 +117,7 @@ def _made(
         raise ValueError("api_base is no address: write http://host:port/v1 or https://host/v1")
     if parts.username is not None:
         raise ValueError("api_base holds a user's name, which is no part of an endpoint's address")
-    merged = {
-        # All of those that the client would have to add to each request.
-        "Accept": "*/*",
-        "Accept-Encoding": "identity",  # answers are small, and unpacking them costs more
-        "Content-Type": "application/json",
-        "User-Agent": f"rigging-openai/{__version__}",
-    }
+    merged: dict[str, str] = {}
     if api_key:
         merged["Authorization"] = f"Bearer {_clean('api_key', api_key)}"
     if organization:

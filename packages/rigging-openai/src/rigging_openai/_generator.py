@@ -113,7 +113,8 @@ class OpenAIGenerator(RemoteGenerator):
             MissingDependencyError: If the HTTP client is not installed.
         """
         kept = self._kept
-        client = await kept.client()  # if its library is missing, that is not one item's failure
+        # If its library is missing, that is not one item's failure.
+        client = kept.client or await kept.made_client()
 
         async def one(conversation: Sequence[Message], own: GenerateParams) -> GeneratedMessage:
             request = self._chat(kept, conversation, own)
@@ -137,7 +138,7 @@ class OpenAIGenerator(RemoteGenerator):
             MissingDependencyError: If the HTTP client is not installed.
         """
         kept = self._kept
-        client = await kept.client()
+        client = kept.client or await kept.made_client()
 
         async def one(text: str, own: GenerateParams) -> GeneratedText:
             request = self._completion(kept, text, own)
@@ -303,7 +304,8 @@ class OpenAIGenerator(RemoteGenerator):
         self, kept: Kept, request: Request, make_reader: Callable[[], Reader[_ResultT]]
     ) -> AsyncGenerator[str | _ResultT, None]:
         """Send one request and read its answer as it comes."""
-        client, adapted = await kept.client(), kept.adapted
+        client = kept.client or await kept.made_client()
+        adapted = kept.adapted
         body = self._body(adapted, request, stream=True)
 
         def attempt(left: Left) -> AsyncGenerator[str | _ResultT, None]:

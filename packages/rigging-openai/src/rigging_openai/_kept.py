@@ -23,27 +23,27 @@ class Kept:
     In one object, because pydantic takes its time to find a private attribute of a model.
 
     Attributes:
+        client: The HTTP client; None before the first request.
         adapted: What is known of each endpoint and model.
         merged: The parameters of requests.
         endpoints: By what was given for them.
     """
 
     def __init__(self) -> None:
-        self._client: Client | None = None
+        self.client: Client | None = None
         self.adapted = Adapted()
         self.merged = Merged()
         self.endpoints: dict[tuple[object, ...], Endpoint] = {}
 
-    async def client(self) -> Client:
-        """Return the HTTP client, whose library is imported in a thread: that takes a while.
+    async def made_client(self) -> Client:
+        """Make the HTTP client, whose library is imported in a thread: that takes a while.
 
         Raises:
             MissingDependencyError: If its library, or something that it imports, is missing.
         """
-        if self._client is None:
-            made = await asyncio.to_thread(_make_client)
-            self._client = self._client or made  # others may have waited, too
-        return self._client
+        made = await asyncio.to_thread(_make_client)
+        self.client = self.client or made  # others may have waited, too
+        return self.client
 
     def __deepcopy__(self, memo: dict[int, object]) -> Kept:
         return Kept()

@@ -13,13 +13,14 @@ import contextlib
 import ssl
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import aiohttp
 
 from rigging_openai._proxies import find_proxy
+from rigging_openai._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
     from rigging_openai._proxies import Proxy
 
 __all__ = ["Pool", "Sessions"]
+
+# All of those that the client would have to add to each request; an endpoint's own win.
+_HEADERS: Final = {
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",  # answers are small, and unpacking them costs more
+    "Content-Type": "application/json",
+    "User-Agent": f"rigging-openai/{__version__}",
+}
 
 
 class Pool:
@@ -75,24 +84,25 @@ class Pool:
             self._timeout = last
         return last
 
-    async def tls(self, ca_file: str | None) -> ssl.SSLContext | bool:
-        """Return what TLS trusts: the certificates in a file, or what the system does.
+    def tls(self, ca_file: str | None) -> ssl.SSLContext | bool | None:
+        """Return what TLS trusts: the system's certificates, or a file's, if it was loaded."""
+        return True if ca_file is None else self._contexts.get(ca_file)
+
+    async def load(self, ca_file: str) -> ssl.SSLContext:
+        """Load the certificates in a file, in a thread.
 
         Raises:
             OSError: If the file cannot be read; `ssl.SSLError` is one, too.
         """
-        if ca_file is None:
-            return True
-        if ca_file not in self._contexts:
-            self._contexts[ca_file] = await asyncio.to_thread(
-                ssl.create_default_context, cafile=ca_file
-            )
-        return self._contexts[ca_file]
+        context = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
+        self._contexts[ca_file] = context
+        return context
 
     def _make_session(self, *tracing: aiohttp.TraceConfig) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=self._connector,
             connector_owner=False,
+            headers=_HEADERS,
             auto_decompress=False,  # unpacked by us, up to a bound
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=list(tracing),
@@ -114,23 +124,26 @@ class Sessions:
         self._lock = threading.Lock()
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Entry] = WeakKeyDictionary()
 
-    async def pool(self) -> Pool:
-        """Return the pool of the running loop."""
+    def pool(self) -> Pool | None:
+        """Return the pool of the running loop, if it has one."""
+        kept = self._by_loop.get(asyncio.get_running_loop())
+        return None if kept is None or kept.pool.is_closed else kept.pool
+
+    async def open(self) -> Pool:
+        """Return a new pool, which the running loop has from now on."""
         loop = asyncio.get_running_loop()
-        kept = self._by_loop.get(loop)
-        if kept is None or kept.pool.is_closed:
-            pool = Pool()
-            # A loop that has closed one has shut down its generators, and takes no more.
-            keeper = _keeper(pool) if kept is None else None
-            if keeper is not None:
-                await anext(keeper)  # its first step tells the loop; nobody gets in between
-            kept = _Entry(pool, keeper)
-            with self._lock:
-                for other in [other for other in self._by_loop if other.is_closed()]:
-                    del self._by_loop[other]
-                self._by_loop[loop] = kept
-            weakref.finalize(kept, _let_go, loop, pool, loop_closes=keeper is not None)
-        return kept.pool
+        pool = Pool()
+        # A loop that has closed one has shut down its generators, and takes no more.
+        keeper = None if loop in self._by_loop else _keeper(pool)
+        if keeper is not None:
+            await anext(keeper)  # its first step tells the loop; nobody gets in between
+        kept = _Entry(pool, keeper)
+        with self._lock:
+            for other in [other for other in self._by_loop if other.is_closed()]:
+                del self._by_loop[other]
+            self._by_loop[loop] = kept
+        weakref.finalize(kept, _let_go, loop, pool, loop_closes=keeper is not None)
+        return pool
 
 
 async def _keeper(pool: Pool) -> AsyncGenerator[Pool, None]:
