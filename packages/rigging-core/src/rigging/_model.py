@@ -106,8 +106,12 @@ class Model(BaseModel):
     error_class: ClassVar[type[InvalidValueError]] = InvalidValueError
 
     def __init__(self, **data: Any) -> None:
+        self._fill(data)
+
+    def _fill(self, data: dict[str, Any]) -> None:
+        """Do what pydantic's constructor does; there are several of these per request."""
         try:
-            super().__init__(**data)
+            self.__pydantic_validator__.validate_python(data, self_instance=self)
         except ValidationError as error:
             # From None: the original repeats what we have just said, with the input in it.
             raise self.refusal(error) from None

@@ -602,7 +602,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
 
     def _request(self, name: str | None) -> Request:
         """Return what sends one request, through the decorators of `wrap`."""
-        request: Request = self._scheduler().submit
+        request: Request = self._scheduler().send
         observer = self._observer(name)
         if observer is not None:
             request = observer.observed(request)

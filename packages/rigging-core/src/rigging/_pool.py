@@ -7,12 +7,10 @@ from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
     Iterable,
-    Iterator,
     Sized,
 )
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -112,7 +110,8 @@ class Pool(Generic[ItemT, OutT]):
                     self._room.clear()
                     await self._room.wait()
                     continue
-                index, item = await self._items.take()
+                items = self._items
+                index, item = items.take() if items.are_here else await items.come()
                 if item is _END:
                     return
                 self._results.put(index, await self._work(item))
@@ -129,30 +128,30 @@ class Pool(Generic[ItemT, OutT]):
 
 
 class _Items(Generic[ItemT]):
-    """The source, numbered, whichever kind of iterable it is."""
+    """The source, numbered, whichever kind of iterable it is.
+
+    Attributes:
+        are_here: Whether items can be taken without waiting for them.
+    """
 
     def __init__(self, source: Source[ItemT]) -> None:
         self._taken = 0
-        self._iterator: Iterator[ItemT] | None = None
-        self._async_iterator: AsyncIterator[ItemT] | None = None
-        if isinstance(source, AsyncIterable):
-            self._async_iterator = aiter(source)
-        else:
-            self._iterator = iter(source)
+        self.are_here = not isinstance(source, AsyncIterable)
+        self._iterator: Any = aiter(source) if isinstance(source, AsyncIterable) else iter(source)
         self._turn = asyncio.Lock()
 
-    async def take(self) -> tuple[int, ItemT]:
+    def take(self) -> tuple[int, ItemT]:
         """Take the next item and its number; the item is `_END` where there is none."""
-        if self._iterator is not None:
-            item = next(self._iterator, _END)
-        else:
-            async with self._turn:
-                return self._numbered(await anext(self._async_iterator, _END))  # type: ignore[arg-type]
-        return self._numbered(item)
+        return self._numbered(next(self._iterator, _END))
+
+    async def come(self) -> tuple[int, ItemT]:
+        """Take the next item when it comes, in the order in which this is called."""
+        async with self._turn:
+            return self._numbered(await anext(self._iterator, _END))
 
     async def close(self) -> None:
-        if isinstance(self._async_iterator, AsyncGenerator):
-            await self._async_iterator.aclose()
+        if isinstance(self._iterator, AsyncGenerator):
+            await self._iterator.aclose()
 
     def _numbered(self, item: ItemT) -> tuple[int, ItemT]:
         index = self._taken

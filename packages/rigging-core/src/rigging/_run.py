@@ -16,6 +16,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
     Sized,
 )
 from contextvars import ContextVar
@@ -204,8 +205,13 @@ class Run:
         number = self._next_number()
         # A run that a callback starts is no deeper for that.
         outside = nesting.set(0)
+        pipeline = self.pipeline
         try:
-            item = await self._attempt(job)
+            sent, posts = await pipeline._prepared(job) if pipeline._prepares else (job, ())
+            if self._checkpoint is None:
+                item = await pipeline._process(sent, posts, self._request, self._name)
+            else:
+                item = await self._kept(sent, posts, self._checkpoint)
         except (Exception, asyncio.CancelledError) as error:
             if not isinstance(error, asyncio.CancelledError):
                 item = self._fail(error, job, number)
@@ -223,24 +229,22 @@ class Run:
                 self.answered.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
         if self._bar is not None:
             self._bar.add(item)
-        if item is not None and self.pipeline.watches:
-            await self.pipeline._shown(item)
+        if item is not None and pipeline.watches:
+            await pipeline._shown(item)
         return item
 
-    async def _attempt(self, job: Job) -> Any:
+    async def _kept(self, job: Job, posts: Sequence[Post], checkpoint: Checkpoint) -> Any:
+        """Return the item that is kept, or the one that is made now, and keep it."""
         pipeline = self.pipeline
-        job, posts = await pipeline._prepared(job) if pipeline._prepares else (job, ())
-        if self._checkpoint is None:
-            return await pipeline._process(job, posts, self._request, self._name)
         if job.params is not self._params:  # most items share those of the pipeline
             self._params = job.params
-            self._sender = self._checkpoint.sender(
+            self._sender = checkpoint.sender(
                 type(pipeline).__name__,
                 # A class without a name still tells its items from another's.
                 self._name or f"{type(pipeline.generator).__module__}.{pipeline.generator!r}",
                 job.params.model_dump(mode="json", exclude_none=True, fallback=repr),
             )
-        digest, result = await self._checkpoint.find(self._sender, pipeline._sent(job.input))
+        digest, result = await checkpoint.find(self._sender, pipeline._sent(job.input))
         if result is not None:
             item = pipeline._load(result, self._name)
             # What is kept is told apart by what was sent, so the notes may be another one's.
@@ -248,7 +252,7 @@ class Run:
         item = await pipeline._process(job, posts, self._request, self._name)
         if not item.failed:
             # What JSON has no form for is better kept as its repr than paid for again.
-            await self._checkpoint.save(digest, as_json(item, fallback=repr, exclude_none=True))
+            await checkpoint.save(digest, as_json(item, fallback=repr, exclude_none=True))
         return item
 
     def _next_number(self) -> int:

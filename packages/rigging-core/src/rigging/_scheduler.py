@@ -20,6 +20,7 @@ import copy
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -93,19 +94,20 @@ class Scheduler(Generic[InputT, ResultT]):
         self._flush_is_due = False
         self._turns: deque[asyncio.Future[None]] = deque()  # of streams that wait
 
-    async def submit(self, input_: InputT, params: GenerateParams) -> ResultT:
-        """Send one request with whatever else waits, and return its result.
+    @property
+    def send(self) -> Callable[[InputT, GenerateParams], Awaitable[ResultT]]:
+        """What sends one request with whatever else waits, and returns its result.
 
         A caller that is cancelled takes its request out of the queue; a call whose
         callers are all gone is cancelled too.
 
-        Raises:
-            BaseException: What the generator returned or raised for this request.
-            ResponseError: If the generator breaks its contract.
+        It raises what the generator returned or raised for this request, and `ResponseError`
+        if the generator breaks its contract.
         """
-        if self.batch_size == 1 and self.max_calls is None:
-            # Nothing to wait for, so no task and no future either.
-            return await self._ask(input_, params)
+        # With nothing to wait for, no task and no future either.
+        return self._ask if self.batch_size == 1 and self.max_calls is None else self._submit
+
+    async def _submit(self, input_: InputT, params: GenerateParams) -> ResultT:
         request = _Request(input_, params, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._flush_soon()
@@ -215,7 +217,7 @@ class Scheduler(Generic[InputT, ResultT]):
         self, inputs: Sequence[InputT], params: Sequence[GenerateParams]
     ) -> Awaitable[Sequence[ResultT | BaseException]]:
         call = self._generate(inputs, params)
-        if not inspect.isawaitable(call):
+        if type(call) is not CoroutineType and not inspect.isawaitable(call):  # as it always is
             raise ResponseError(
                 f"{self._name} has a generate method that is no coroutine function: "
                 f"write `async def`"

@@ -235,7 +235,7 @@ class Message(_MessageModel):
         if role is not _ABSENT:
             fields["role"] = role
         fields["content"] = _parts(content)
-        super().__init__(**fields)
+        self._fill(fields)
 
     def __hash__(self) -> int:
         return hash(self.uuid)
@@ -258,10 +258,10 @@ class Message(_MessageModel):
         Raises:
             InvalidMessageError: If ``value`` is none of these, or no valid message.
         """
-        if isinstance(value, Message):
-            return value
         if isinstance(value, str):
             return cls(role, value)
+        if isinstance(value, Message):
+            return value
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
             # OpenAI's own answers say None of whatever a message does not have.
             return cls(**{key: item for key, item in value.items() if item is not None})
