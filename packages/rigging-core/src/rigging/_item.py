@@ -16,6 +16,7 @@ from pydantic_core import PydanticSerializationError
 
 from rigging._building import build
 from rigging._ids import new_id
+from rigging._model import filled
 from rigging.error import InvalidGeneratorError, RiggingError
 from rigging.params import GenerateParams
 from rigging.result import StopReason, Usage
@@ -110,7 +111,6 @@ class Item(BaseModel):
             metadata: The caller's notes.
             own: The fields that the class has beside those of all items, in their order.
         """
-        made = cls.__new__(cls)
         values = {
             "stop_reason": result.stop_reason,
             "usage": usage,
@@ -123,12 +123,7 @@ class Item(BaseModel):
             "uuid": new_id(),
             **own,
         }
-        # What pydantic's constructor sets when it has looked at them.
-        object.__setattr__(made, "__dict__", values)
-        object.__setattr__(made, "__pydantic_fields_set__", set(values))
-        object.__setattr__(made, "__pydantic_extra__", None)
-        object.__setattr__(made, "__pydantic_private__", None)
-        return made
+        return filled(cls, values, set(values))
 
     def made_by(self: SelfT, pipeline: Any) -> SelfT:
         """Note the pipeline that made the item; return the item."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from types import NoneType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
-__all__ = ["Model", "field_names", "snapshot"]
+__all__ = ["Model", "field_names", "filled", "snapshot"]
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _logger = logging.getLogger(__name__)
 
@@ -66,6 +68,22 @@ def snapshot(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [snapshot(part) for part in value]
     return snapshot(value.__dict__) if isinstance(value, BaseModel) else value
+
+
+def filled(cls: type[ModelT], values: dict[str, Any], given: set[str]) -> ModelT:
+    """Make a model as pydantic's constructor leaves it, of values that are known to fit.
+
+    Args:
+        cls: Of the model; it has neither further fields nor private attributes.
+        values: Of all fields.
+        given: Which of them were given, and not left to their defaults.
+    """
+    made = cls.__new__(cls)
+    object.__setattr__(made, "__dict__", values)
+    object.__setattr__(made, "__pydantic_fields_set__", given)
+    object.__setattr__(made, "__pydantic_extra__", None)
+    object.__setattr__(made, "__pydantic_private__", None)
+    return made
 
 
 def _wake_pydantic() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_serializer, field_validator
 
-from rigging._model import Model
+from rigging._model import Model, filled
 from rigging.error import InvalidParamsError
 from rigging.redaction import without_secrets
 
@@ -101,7 +101,8 @@ class GenerateParams(Model):
         Raises:
             InvalidParamsError: If something else is given.
         """
-        changed: dict[str, Any] = {"extra": dict(self.extra)}
+        values = {**self.__dict__, "extra": {**self.extra}}
+        given = {*self.__pydantic_fields_set__, "extra"}
         for other in others:
             if other is None:
                 continue
@@ -110,19 +111,20 @@ class GenerateParams(Model):
                     f"expected GenerateParams, got {type(other).__name__}: "
                     f"write GenerateParams(temperature=0.5, …)"
                 )
-            for name, value in other.__dict__.items():
+            for name in other.__pydantic_fields_set__:
+                value = other.__dict__[name]
                 if name == "extra":
-                    changed["extra"].update(value)
+                    values["extra"].update(value)
                 elif value is not None:
-                    changed[name] = value
+                    values[name] = value
+                    given.add(name)
         # Their own containers, but not all the way down: tools may be large, and this
         # happens once per request.
         for name in _CONTAINERS:
-            value = changed.get(name, self.__dict__[name])
-            if value:
-                changed[name] = copy.copy(value)
+            if value := values[name]:
+                values[name] = copy.copy(value)
         # Each value was validated when its own object was made.
-        return self.model_copy(update=changed)
+        return filled(type(self), values, given)
 
     def unshared(self) -> GenerateParams:
         """Return parameters with containers of their own: themselves, if they hold none."""

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from rigging.error import InvalidGeneratorError, RiggingError, UnsupportedParameterWarning
 from rigging.generator import Generator
-from rigging.params import GenerateParams
+from rigging.params import GenerateParams, Merged
 from rigging.result import GeneratedMessage, GeneratedText
 from rigging_vllm._arguments import engine_arguments, unknown_name
 from rigging_vllm._borrowed import BorrowedAsyncLLM, BorrowedLLM
@@ -103,6 +103,7 @@ class VLLMGenerator(Generator):
     lora_modules: dict[str, str] = Field(default_factory=dict)
 
     _engine: Engine = PrivateAttr(default_factory=OwnEngine)
+    _merged: Merged = PrivateAttr(default_factory=Merged)
     _warned: set[str] = PrivateAttr(default_factory=set)
     # What the fields were when they were looked at last, and which engine that means.
     _last: tuple[dict[str, Any], EngineSpec] = PrivateAttr(default=({}, EngineSpec("")))
@@ -289,7 +290,7 @@ class VLLMGenerator(Generator):
                 yield piece if isinstance(piece, str) else self._result(piece, kind)
 
     def _request(self, prompt: str | tuple[Message, ...], params: GenerateParams) -> Request:
-        merged = self.params.merge_with(params)
+        merged = self._merged(self.params, params)
         if unsupported := [name for name in UNSUPPORTED if getattr(merged, name) is not None]:
             self._warn(unsupported)
         return Request.now(prompt, merged)

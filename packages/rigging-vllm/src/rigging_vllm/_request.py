@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from rigging.error import ProviderTimeoutError, RiggingError
 
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Request", "Result"]
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What one caller wants continued.
 
     Attributes:
@@ -43,8 +41,7 @@ class Request:
         )
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What the engine made of a request.
 
     Attributes:
