@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
-__all__ = ["Model", "field_names", "filled", "snapshot"]
+__all__ = ["Model", "Snapshot", "field_names", "filled"]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -59,15 +59,46 @@ def field_names(name: str, field: FieldInfo) -> list[str]:
 _FIXED: Final = frozenset({NoneType, bool, float, int, str})
 
 
-def snapshot(value: Any) -> Any:
-    """Return a value as it is now: of what can change in place, a copy to compare with later."""
+class Snapshot:
+    """What the fields of a model held, to tell whether they still do: asked for each run.
+
+    Args:
+        fields: Values by name, in a dict that stays as it is.
+    """
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+        self._others = [name for name, value in fields.items() if type(value) not in _FIXED]
+        self._changeable = [
+            (part, _copied(part)) for name in self._others for part in _changeable(fields[name])
+        ]
+
+    def matches(self, fields: dict[str, Any]) -> bool:
+        """Tell whether fields hold the same, and nothing was changed in place."""
+        return (
+            fields == self._fields
+            and all(fields[name] is self._fields[name] for name in self._others)
+            and all(_copied(part) == kept for part, kept in self._changeable)
+        )
+
+
+def _changeable(value: Any) -> Iterator[Any]:
+    """Yield the parts of a value that can change in place, and hold all others of that kind."""
+    if isinstance(value, BaseModel) and value.model_config.get("frozen"):
+        for part in value.__dict__.values():
+            yield from _changeable(part)
+    elif isinstance(value, (dict, list, tuple, BaseModel)):
+        yield value
+
+
+def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            name: part if type(part) in _FIXED else snapshot(part) for name, part in value.items()
+            name: part if type(part) in _FIXED else _copied(part) for name, part in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [snapshot(part) for part in value]
-    return snapshot(value.__dict__) if isinstance(value, BaseModel) else value
+        return [_copied(part) for part in value]
+    return _copied(value.__dict__) if isinstance(value, BaseModel) else value
 
 
 def filled(cls: type[ModelT], values: dict[str, Any], given: set[str]) -> ModelT:

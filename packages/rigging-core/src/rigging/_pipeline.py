@@ -131,6 +131,13 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         name = generator_id(self.generator) or type(self.generator).__name__
         return f"<{type(self).__name__} with {shortened(name)}: {self._summary()}, {self.params!r}>"
 
+    def _with(self: SelfT, **changes: Any) -> SelfT:
+        """Return a copy with other fields."""
+        # `dataclasses.replace` sets every field by itself, which costs more than a request.
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__, **changes)
+        return copied
+
     @property
     def _prepares(self) -> bool:
         """Whether `_prepared` does anything."""
@@ -149,19 +156,19 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             InvalidParamsError: If a field is unknown or a value does not fit.
         """
         more = GenerateParams(**overrides) if overrides else None
-        return replace(self, params=self.params.merge_with(params, more))
+        return self._with(params=self.params.merge_with(params, more))
 
     def clone(self: SelfT) -> SelfT:
         """Return a copy; since pipelines do not change, the pipeline itself would do."""
-        return replace(self)
+        return self._with()
 
     def name(self: SelfT, label: str) -> SelfT:
         """Return a pipeline with a name, which notes and progress bars show."""
-        return replace(self, label=label)
+        return self._with(label=label)
 
     def meta(self: SelfT, **metadata: Any) -> SelfT:
         """Return a pipeline that gives its results these notes as metadata."""
-        return replace(self, metadata={**self.metadata, **metadata})
+        return self._with(metadata={**self.metadata, **metadata})
 
     def wrap(self: SelfT, decorator: Callable[[Any], Any]) -> SelfT:
         """Return a pipeline that sends each request through a decorator.
@@ -173,7 +180,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         Args:
             decorator: For coroutine functions; the one added last is outermost.
         """
-        return replace(self, wraps=(*self.wraps, decorator))
+        return self._with(wraps=(*self.wraps, decorator))
 
     def then(self: SelfT, callback: Callable[[ItemT], Any], *, max_depth: int = 20) -> SelfT:
         """Return a pipeline that calls back for each result as soon as it is there.
@@ -183,7 +190,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 another result to replace it, or a pipeline, whose result replaces it.
             max_depth: How deep pipelines may lead to pipelines.
         """
-        return replace(self, thens=(*self.thens, Then(callback, max_depth)))
+        return self._with(thens=(*self.thens, Then(callback, max_depth)))
 
     def map(self: SelfT, callback: Callable[[ListT], Any]) -> SelfT:
         """Return a pipeline that calls back with all results of a run, after every ``then``.
@@ -192,7 +199,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             callback: Plain or a coroutine function. It returns a list that replaces the
                 results, or None to keep them.
         """
-        return replace(self, maps=(*self.maps, callback))
+        return self._with(maps=(*self.maps, callback))
 
     def watch(self: SelfT, *callbacks: Callable[[ItemT], Any]) -> SelfT:
         """Return a pipeline that shows each finished result, failed ones too, to callbacks.
@@ -201,7 +208,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             callbacks: Plain or coroutine functions. What they return is ignored, and
                 one that raises is warned about and does not harm the run.
         """
-        return replace(self, watches=(*self.watches, *callbacks))
+        return self._with(watches=(*self.watches, *callbacks))
 
     def until(self: SelfT, callback: Callable[[ItemT], Any], *, max_rounds: int = 5) -> SelfT:
         """Return a pipeline that generates again until a callback is content.
@@ -212,7 +219,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 a str, message or list of these to go on with.
             max_rounds: The most further rounds; `MaxRoundsError` after these.
         """
-        return replace(self, untils=(*self.untils, Until(callback, max_rounds)))
+        return self._with(untils=(*self.untils, Until(callback, max_rounds)))
 
     def catch(
         self: SelfT,
@@ -229,8 +236,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             exclude: Errors that end the run all the same.
         """
         old = self.catching
-        return replace(
-            self,
+        return self._with(
             catching=Catching(
                 (*old.errors, *errors), (*old.exclude, *exclude), on_failed or old.on_failed
             ),
@@ -440,7 +446,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
 
         async def work(given: Any) -> ItemT | None:
             try:
-                pipeline = replace(self, generator=_generator_of(given))
+                pipeline = self._with(generator=_generator_of(given))
             except RiggingError as error:
                 if not settings.catching.takes(error):
                     raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeAlias, cast
 
 from pydantic import Field
@@ -138,8 +138,7 @@ class Chat(Item):
             InvalidGeneratorError: If the chat does not know what made it.
         """
         pipeline = self.maker or ChatPipeline(self.rebuilt())
-        return replace(
-            cast("ChatPipeline", pipeline),
+        return cast("ChatPipeline", pipeline)._with(
             messages=tuple(self.all if include_all else self.messages),
             params=self.params,
             metadata=self.metadata,
@@ -218,7 +217,7 @@ class ChatPipeline(
                 joined[-1] = _joined(joined[-1], message)
             else:
                 joined.append(message)
-        return replace(self, messages=tuple(joined))
+        return self._with(messages=tuple(joined))
 
     def fork(self, messages: MessageLike | Sequence[MessageLike]) -> ChatPipeline:
         """Return a pipeline with these messages behind what it has; the same as `add`."""
@@ -232,12 +231,12 @@ class ChatPipeline(
         if not self.messages:
             return self
         *before, last = self.messages
-        return replace(self, messages=(*before, applied_to_message(last, values)))
+        return self._with(messages=(*before, applied_to_message(last, values)))
 
     def apply_to_all(self, **values: Any) -> ChatPipeline:
         """Return a pipeline with ``$name`` replaced in every message."""
-        return replace(
-            self, messages=tuple(applied_to_message(message, values) for message in self.messages)
+        return self._with(
+            messages=tuple(applied_to_message(message, values) for message in self.messages)
         )
 
     def transform(self, callback: Callable[..., Any]) -> ChatPipeline:
@@ -249,7 +248,7 @@ class ChatPipeline(
                 post)`` where ``post`` gets the finished chat and returns the one to use.
                 Several posts run in reverse order.
         """
-        return replace(self, transforms=(*self.transforms, callback))
+        return self._with(transforms=(*self.transforms, callback))
 
     # -- What the base leaves open -------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from rigging._item import Item, ItemList, summed
@@ -91,8 +91,7 @@ class Completion(Item):
             InvalidGeneratorError: If the completion does not know what made it.
         """
         pipeline = self.maker or CompletionPipeline(self.rebuilt())
-        return replace(
-            cast("CompletionPipeline", pipeline),
+        return cast("CompletionPipeline", pipeline)._with(
             text=self.all if include_all else self.text,
             params=self.params,
             metadata=self.metadata,
@@ -137,7 +136,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
 
     def add(self, text: str) -> CompletionPipeline:
         """Return a pipeline with this text behind what it has."""
-        return replace(self, text=self._fit(text))
+        return self._with(text=self._fit(text))
 
     def fork(self, text: str) -> CompletionPipeline:
         """Return a pipeline with this text behind what it has; the same as `add`."""
@@ -145,7 +144,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
 
     def apply(self, **values: Any) -> CompletionPipeline:
         """Return a pipeline with ``$name`` replaced; unknown names are left alone."""
-        return replace(self, text=applied(self.text, values))
+        return self._with(text=applied(self.text, values))
 
     # -- What the base leaves open -------------------------------------------------------
 

@@ -26,7 +26,7 @@ from pydantic import (
 
 from rigging._building import DEFAULT_PROVIDER, build, load_plugins
 from rigging._fields import options_of, write_more, write_options
-from rigging._model import Model, snapshot
+from rigging._model import Model, Snapshot
 from rigging._scheduler import Schedulers
 from rigging.chat import Chat, ChatPipeline
 from rigging.completion import Completion, CompletionPipeline
@@ -58,6 +58,8 @@ __all__ = [
 ]
 
 _OWN_FIELDS: Final = frozenset({"model", "api_key", "params"})
+# What a subclass may set, as an attribute or as a field.
+_BOUNDS: Final = frozenset({"batch_size", "max_calls"})
 
 _SelfT = TypeVar("_SelfT", bound="Generator")
 _NameT = TypeVar("_NameT", str, str | None)
@@ -125,7 +127,7 @@ class Generator(Model):
     _chat_watches: tuple[Callable[[Chat], Any], ...] = PrivateAttr(default=())
     _completion_watches: tuple[Callable[[Completion], Any], ...] = PrivateAttr(default=())
     # What `to_identifier` returned last, and what it was written from.
-    _last_written: tuple[object, str] = PrivateAttr(default=(None, ""))
+    _last_written: tuple[object, Snapshot, str] = PrivateAttr(default=(None, Snapshot({}), ""))
 
     # -- For users -----------------------------------------------------------------------
 
@@ -216,11 +218,11 @@ class Generator(Model):
         if short or params is not None:
             return self._written(name, params, short=short)
         # Every run asks for it, and writing it anew costs more than the rest of a request.
-        now = (name, snapshot({**self.__dict__, **(self.model_extra or {})}))
-        seen, text = self._last_written
-        if seen != now:
+        fields = {**self.__dict__, **(self.model_extra or {})}
+        last_name, seen, text = self._last_written
+        if name != last_name or not seen.matches(fields):
             text = self._written(name, None, short=False)
-            self._last_written = now, text
+            self._last_written = name, Snapshot(fields), text
         return text
 
     def load(self: _SelfT) -> _SelfT:
@@ -331,6 +333,12 @@ class Generator(Model):
         cls.__class_vars__ = cls.__class_vars__ - cls.model_fields.keys()
 
     # -- How it behaves as a value -------------------------------------------------------
+
+    if not TYPE_CHECKING:  # it would let any name pass
+
+        def __getattr__(self, name: str) -> Any:
+            # Each run asks for these, and pydantic takes long to say that it has none.
+            return None if name in _BOUNDS else super().__getattr__(name)
 
     def __eq__(self, other: object) -> bool:
         # Neither the key nor the loaded engine makes a generator another one.

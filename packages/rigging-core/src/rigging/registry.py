@@ -128,6 +128,8 @@ class Registry:
         self._registrations: list[Registration] = []
         self._scan: Scan | None = None
         self._loaded: dict[Claim, type] = {}
+        # What `name_of` found. A new dict wherever that may change, so that nothing late gets in.
+        self._names: dict[type, tuple[str, str | None]] = {}
 
     # -- Registering ---------------------------------------------------------------------
 
@@ -159,6 +161,7 @@ class Registry:
         registration = Registration(self, provider.lower(), source)
         with self._lock:
             self._registrations.append(registration)
+            self._names = {}
         # Asking for the log level first saves a scan that nobody would read of.
         if _logger.isEnabledFor(logging.INFO):
             for claim in self.scan().claims_to(registration.provider):
@@ -174,12 +177,14 @@ class Registry:
         """Take one registration back, wherever it stands."""
         with self._lock:
             self._registrations = [r for r in self._registrations if r is not registration]
+            self._names = {}
 
     def reset(self) -> None:
         """Forget registrations, loaded classes and the scan."""
         with self._lock:
             self._registrations.clear()
             self._loaded.clear()
+            self._names = {}
             self._scan = None
 
     # -- Finding -------------------------------------------------------------------------
@@ -192,6 +197,7 @@ class Registry:
                     importlib.invalidate_caches()
                 told = self._scan.problems if self._scan is not None else ()
                 self._scan = scan_installed()
+                self._names = {}
                 for problem in self._scan.problems:
                     if problem not in told:
                         _logger.warning("provider left out: %s", problem)
@@ -262,6 +268,15 @@ class Registry:
 
         The distribution is None where the provider's name alone leads to the class.
         """
+        names = self._names
+        name = names.get(cls)  # each run asks
+        if name is None:
+            name = self._find_name(cls)
+            if name is not None:
+                names[cls] = name
+        return name
+
+    def _find_name(self, cls: type) -> tuple[str, str | None] | None:
         for registration in reversed(self._registrations):
             if registration.loaded is cls and registration is self._registration(
                 registration.provider
@@ -343,13 +358,16 @@ class Registry:
     # in a thread that holds its import lock, would wait for us and we for it.
 
     def _load_registration(self, registration: Registration, base: type) -> type:
-        return load_class(registration.provider, registration.load, base, None)
+        cls = load_class(registration.provider, registration.load, base, None)
+        self._names = {}
+        return cls
 
     def _load_claim(self, claim: Claim, base: type) -> type:
         cls = self._loaded.get(claim)
         if cls is None:
             cls = load_class(claim.provider, claim.entry_point.load, base, claim)
             self._loaded[claim] = cls
+            self._names = {}
         return cls
 
 
