@@ -101,6 +101,14 @@ def _copied(value: Any) -> Any:
     return _copied(value.__dict__) if isinstance(value, BaseModel) else value
 
 
+# What every model consists of. There are several models per request, and `object.__setattr__`
+# would look each of these up.
+_set_values: Final = BaseModel.__dict__["__dict__"].__set__
+_set_given: Final = BaseModel.__dict__["__pydantic_fields_set__"].__set__
+_set_extra: Final = BaseModel.__dict__["__pydantic_extra__"].__set__
+_set_private: Final = BaseModel.__dict__["__pydantic_private__"].__set__
+
+
 def filled(cls: type[ModelT], values: dict[str, Any], given: set[str]) -> ModelT:
     """Make a model as pydantic's constructor leaves it, of values that are known to fit.
 
@@ -109,11 +117,11 @@ def filled(cls: type[ModelT], values: dict[str, Any], given: set[str]) -> ModelT
         values: Of all fields.
         given: Which of them were given, and not left to their defaults.
     """
-    made = cls.__new__(cls)
-    object.__setattr__(made, "__dict__", values)
-    object.__setattr__(made, "__pydantic_fields_set__", given)
-    object.__setattr__(made, "__pydantic_extra__", None)
-    object.__setattr__(made, "__pydantic_private__", None)
+    made = object.__new__(cls)
+    _set_values(made, values)
+    _set_given(made, given)
+    _set_extra(made, None)
+    _set_private(made, None)
     return made
 
 

@@ -39,27 +39,6 @@ _SAMPLING: Final = (
 )
 
 
-def observer(
-    generator: Any, generator_id: str | None, operation: Operation, label: str | None
-) -> Observer | None:
-    """Return what tells of one run's requests; None if nobody listens."""
-    listeners = _Listeners(
-        started=manager.listeners("rigging_request_started"),
-        finished=manager.listeners("rigging_request_finished"),
-        failed=manager.listeners("rigging_request_failed"),
-        content=manager.listeners("rigging_request_content"),
-    )
-    if not any(listeners):
-        return None
-    provider = None
-    if generator_id is not None:
-        # A distribution may stand before the provider's name.
-        provider = generator_id.partition("!")[0].rpartition(":")[2]
-    model = getattr(generator, "model", type(generator).__name__)
-    origin = Origin(operation, model, provider, generator_id, label)
-    return Observer(generator, origin, listeners)
-
-
 class _Listeners(NamedTuple):
     """Who is told of one run's requests."""
 
@@ -67,6 +46,25 @@ class _Listeners(NamedTuple):
     finished: tuple[Listener, ...]
     failed: tuple[Listener, ...]
     content: tuple[Listener, ...]
+
+
+_HOOKS: Final = tuple(f"rigging_request_{name}" for name in _Listeners._fields)
+
+
+def observer(
+    generator: Any, generator_id: str | None, operation: Operation, label: str | None
+) -> Observer | None:
+    """Return what tells of one run's requests; None if nobody listens."""
+    found = [manager.listeners(hook) for hook in _HOOKS]
+    if not any(found):
+        return None
+    provider = None
+    if generator_id is not None:
+        # A distribution may stand before the provider's name.
+        provider = generator_id.partition("!")[0].rpartition(":")[2]
+    model = getattr(generator, "model", type(generator).__name__)
+    origin = Origin(operation, model, provider, generator_id, label)
+    return Observer(generator, origin, _Listeners(*found))
 
 
 class Observer:

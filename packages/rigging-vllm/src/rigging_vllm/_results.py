@@ -21,14 +21,12 @@ def text_of(output: Any) -> str:
 def facts(output: Any) -> dict[str, Any]:
     """Return stop reason, usage and extra, as the results' classes take them."""
     completion = output.outputs[0]
-    tokens = {
-        "input_tokens": len(output.prompt_token_ids or ()),
-        "output_tokens": len(completion.token_ids),
-        "cached_tokens": output.num_cached_tokens,
-    }
+    read, written = len(output.prompt_token_ids or ()), len(completion.token_ids)
+    cached = output.num_cached_tokens
+    tokens = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
     return {
         "stop_reason": completion.finish_reason,  # which pydantic reads
-        "usage": Usage(**_known(tokens)),
+        "usage": Usage(**tokens, **({} if cached is None else {"cached_tokens": cached})),
         "extra": _extra(output, completion),
     }
 

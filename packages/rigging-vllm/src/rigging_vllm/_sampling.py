@@ -62,6 +62,8 @@ class Sampling:
 
     def __init__(self, model_config: Any) -> None:
         self._module = importlib.import_module("vllm.sampling_params")
+        self._cls = self._module.SamplingParams
+        self._known = frozenset(self._cls.__struct_fields__)
         of_model = model_config.get_diff_sampling_param()
         self._defaults = {name: of_model[name] for name in FROM_MODEL if name in of_model}
 
@@ -76,12 +78,11 @@ class Sampling:
             BadRequestError: As `sampling_kwargs`.
             Exception: What vLLM raises for values that it refuses.
         """
-        cls = self._module.SamplingParams
-        kwargs = sampling_kwargs(params, self._defaults, cls.__struct_fields__)
+        kwargs = sampling_kwargs(params, self._defaults, self._known)
         if isinstance(kwargs.get("structured_outputs"), dict):
             structured = self._module.StructuredOutputsParams(**kwargs["structured_outputs"])
             kwargs["structured_outputs"] = structured
-        return cls(**kwargs, output_kind=output_kind)
+        return self._cls(**kwargs, output_kind=output_kind)
 
 
 def sampling_kwargs(
@@ -98,17 +99,13 @@ def sampling_kwargs(
         BadRequestError: If ``extra`` holds a name that vLLM does not know, or one that
             the generator sets itself.
     """
-    kwargs = {
-        # Without a limit of its own, an answer may fill the context: vLLM's 16 tokens would
-        # cut nearly every one.
-        "max_tokens": None,
-        **defaults,
-        **{
-            theirs: value
-            for ours, theirs in _FIELDS.items()
-            if theirs is not None and (value := getattr(params, ours)) is not None
-        },
-    }
+    # Without a limit of its own, an answer may fill the context: vLLM's 16 tokens would cut
+    # nearly every one.
+    kwargs: dict[str, Any] = {"max_tokens": None, **defaults}
+    for ours in params.model_fields_set:
+        theirs, value = _FIELDS.get(ours), getattr(params, ours)
+        if theirs is not None and value is not None:
+            kwargs[theirs] = value
     if params.stop is not None:
         kwargs["stop"] = [stop for stop in params.stop if stop]  # vLLM refuses empty ones
     for name, value in params.extra.items():
