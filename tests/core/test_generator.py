@@ -71,6 +71,13 @@ def test_an_identifier_follows_whatever_changes() -> None:
         with rg.register_generator("two", Changing):
             seen.append(generator.to_identifier())
         assert generator.to_identifier() == seen[-2]
+        # What takes the place of an equal value is another one that may change.
+        generator.names = ["added"]
+        generator.params = generator.params.merge_with()
+        assert generator.to_identifier() == seen[-2]
+        generator.names.append("once more")
+        generator.params.extra["more"] = 2
+        seen.append(generator.to_identifier())
 
     assert seen == [
         'one!x,nested.a={"b":[1]}',
@@ -79,6 +86,7 @@ def test_an_identifier_follows_whatever_changes() -> None:
         'one!x,note=new,names=added,nested.a={"b":[1%2C2]}',
         'one!x,note=new,names=added,nested.a={"b":[1%2C2]},extra.more=1',
         'two!x,note=new,names=added,nested.a={"b":[1%2C2]},extra.more=1',
+        'one!x,note=new,names=added;once more,nested.a={"b":[1%2C2]},extra.more=2',
     ]
 
 

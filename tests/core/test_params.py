@@ -40,6 +40,14 @@ def test_merging_with_nothing_is_still_a_new_object() -> None:
         assert merged.extra is not params.extra
 
 
+def test_what_was_put_into_extra_later_is_merged_too() -> None:
+    later = rg.GenerateParams()
+    later.extra["a"] = 1
+
+    assert rg.GenerateParams(extra={"b": 2}).merge_with(later).extra == {"a": 1, "b": 2}
+    assert later.merge_with(rg.GenerateParams(extra={"b": 2})).extra == {"a": 1, "b": 2}
+
+
 @given(PARAMS)
 def test_dict_holds_what_is_set_with_extra_beside_it(params: rg.GenerateParams) -> None:
     dumped = params.to_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from datetime import UTC, datetime
-from functools import reduce
+from functools import cache, reduce
 from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, SupportsIndex, TypeVar, overload
@@ -97,6 +97,7 @@ class Item(BaseModel):
         params: GenerateParams,
         generator_id: str | None,
         metadata: dict[str, Any],
+        pipeline: Any,
         **own: Any,
     ) -> SelfT:
         """Make an item of what a generator gave, by values that are known to fit.
@@ -109,6 +110,7 @@ class Item(BaseModel):
             params: The parameters that were passed.
             generator_id: The generator's identifier.
             metadata: The caller's notes.
+            pipeline: What made the item.
             own: The fields that the class has beside those of all items, in their order.
         """
         values = {
@@ -123,7 +125,9 @@ class Item(BaseModel):
             "uuid": new_id(),
             **own,
         }
-        return filled(cls, values, set(values))
+        made = filled(cls, values, _names(cls))
+        _set_pipeline(made, pipeline)
+        return made
 
     def made_by(self: SelfT, pipeline: Any) -> SelfT:
         """Note the pipeline that made the item; return the item."""
@@ -158,6 +162,15 @@ class Item(BaseModel):
     def meta(self: SelfT, **metadata: Any) -> SelfT:
         """Return a copy with these notes added to its metadata."""
         return self.model_copy(update={"metadata": {**self.metadata, **metadata}})
+
+
+_set_pipeline: Final = Item.__dict__["_pipeline"].__set__
+
+
+@cache
+def _names(cls: type[Item]) -> set[str]:
+    """Return the names of all fields: one set for all items, which are frozen."""
+    return set(cls.model_fields)
 
 
 class ItemList(list[ItemT]):

@@ -76,8 +76,8 @@ class Snapshot:
     def matches(self, fields: dict[str, Any]) -> bool:
         """Tell whether fields hold the same, and nothing was changed in place."""
         return (
-            fields == self._fields
-            and all(fields[name] is self._fields[name] for name in self._others)
+            all(fields.get(name) is self._fields[name] for name in self._others)
+            and fields == self._fields
             and all(_copied(part) == kept for part, kept in self._changeable)
         )
 

@@ -135,7 +135,8 @@ class Observer:
             messages = len(given)
             characters = 0
             for message in given:  # a loop: it costs half as much as a sum
-                characters += len(message.text)
+                content = message.content
+                characters += len(content) if isinstance(content, str) else len(message.text)
         sampling = self._sampling if params is self._params else self._sampling_of(params)
         facts = (
             self._next_id(),

@@ -142,21 +142,20 @@ class _Items(Generic[ItemT]):
 
     def take(self) -> tuple[int, ItemT]:
         """Take the next item and its number; the item is `_END` where there is none."""
-        return self._numbered(next(self._iterator, _END))
+        item = next(self._iterator, _END)
+        self._taken += 1
+        return self._taken - 1, item
 
     async def come(self) -> tuple[int, ItemT]:
         """Take the next item when it comes, in the order in which this is called."""
         async with self._turn:
-            return self._numbered(await anext(self._iterator, _END))
+            item = await anext(self._iterator, _END)
+            self._taken += 1
+            return self._taken - 1, item
 
     async def close(self) -> None:
         if isinstance(self._iterator, AsyncGenerator):
             await self._iterator.aclose()
-
-    def _numbered(self, item: ItemT) -> tuple[int, ItemT]:
-        index = self._taken
-        self._taken += 1
-        return index, item
 
 
 class _Results(Generic[OutT]):

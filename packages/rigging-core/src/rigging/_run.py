@@ -198,11 +198,13 @@ class Run:
             job = Job(pipeline._fit(given), params, metadata)
         except (InvalidMessageError, InvalidParamsError) as error:
             unfit = Job(pipeline._held(), params, metadata)
-            return self._fail(error, unfit, self._next_number())
+            self._started += 1
+            return self._fail(error, unfit, self._started - 1)
         return await self(job)
 
     async def __call__(self, job: Job) -> Any:
-        number = self._next_number()
+        number = self._started
+        self._started = number + 1
         # A run that a callback starts is no deeper for that.
         outside = nesting.set(0)
         pipeline = self.pipeline
@@ -254,11 +256,6 @@ class Run:
             # What JSON has no form for is better kept as its repr than paid for again.
             await checkpoint.save(digest, as_json(item, fallback=repr, exclude_none=True))
         return item
-
-    def _next_number(self) -> int:
-        number = self._started
-        self._started += 1
-        return number
 
     def _fail(self, error: Exception, job: Job, number: int) -> Any:
         catching = self._settings.catching

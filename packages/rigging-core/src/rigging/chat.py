@@ -258,6 +258,8 @@ class ChatPipeline(
         return self.messages
 
     def _fit(self, given: Any) -> tuple[Message, ...]:
+        if isinstance(given, str):  # as nearly all inputs of batches are
+            return (*self.messages, Message("user", given))
         conversation = (*self.messages, *Message.fit_as_list(given))
         if not conversation:
             raise InvalidMessageError(_EMPTY)
@@ -332,9 +334,10 @@ class ChatPipeline(
             params=job.params.unshared(),
             generator_id=name,
             metadata=self._notes(job),
+            pipeline=self,
             messages=messages,
             generated=[*between, result.message],
-        ).made_by(self)
+        )
 
     def _next_input(self, item: Chat, answer: Any) -> tuple[Message, ...]:
         if answer is True:

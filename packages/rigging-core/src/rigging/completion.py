@@ -198,9 +198,10 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
             params=job.params.unshared(),
             generator_id=name,
             metadata=self._notes(job),
+            pipeline=self,
             text=job.input,
             generated=result.text,
-        ).made_by(self)
+        )
 
     def _next_input(self, item: Completion, answer: Any) -> str:
         if answer is not True:

@@ -111,11 +111,11 @@ class GenerateParams(Model):
                     f"expected GenerateParams, got {type(other).__name__}: "
                     f"write GenerateParams(temperature=0.5, …)"
                 )
+            if other.extra:  # which may have been filled after it was made
+                values["extra"].update(other.extra)
             for name in other.__pydantic_fields_set__:
                 value = other.__dict__[name]
-                if name == "extra":
-                    values["extra"].update(value)
-                elif value is not None:
+                if value is not None and name != "extra":
                     values[name] = value
                     given.add(name)
         # Their own containers, but not all the way down: tools may be large, and this
@@ -128,7 +128,7 @@ class GenerateParams(Model):
 
     def unshared(self) -> GenerateParams:
         """Return parameters with containers of their own: themselves, if they hold none."""
-        return self.merge_with() if self._holds_containers() else self
+        return self.merge_with() if any(_containers_of(self.__dict__)) else self
 
     def _holds_containers(self) -> bool:
         return any(_containers_of(self.__dict__))
