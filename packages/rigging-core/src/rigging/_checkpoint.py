@@ -24,7 +24,7 @@ from rigging.error import CheckpointError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "canonical"]
 
 _VERSION: Final = 1  # of the file's layout, in SQLite's `user_version`
 
@@ -47,7 +47,8 @@ INSERT INTO results SELECT ?1, coalesce(max(occurrence), 0) + 1, ?2 FROM results
 """
 _IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT 1 FROM results)"
 
-_encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+#: Writes JSON values as the text that checkpoints know them by.
+canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 class _Result(NamedTuple):
@@ -63,6 +64,9 @@ class Checkpoint:
     Args:
         path: The file; it is made if there is none.
 
+    Attributes:
+        was_empty: Whether there was nothing in it when it was opened.
+
     Raises:
         CheckpointError: On entering, if the file is in use, is no checkpoint, or cannot
             be opened.
@@ -72,7 +76,7 @@ class Checkpoint:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rigging-checkpoint")
         self._connection: sqlite3.Connection
-        self._is_new: bool
+        self.was_empty: bool
         self._group: list[tuple[bytes | _Result, asyncio.Future[Any]]] = []
         self._worker: asyncio.Task[None] | None = None
 
@@ -93,30 +97,32 @@ class Checkpoint:
 
     def _open(self) -> None:
         self._connection = _connect(self._path)
-        ((self._is_new,),) = self._connection.execute(_IS_EMPTY).fetchall()
-
-    async def find(self, sender: bytes, sent: Any) -> tuple[bytes, str | None]:
-        """Look up an item; call it once per item, in the order of the items.
-
-        Args:
-            sender: What the items of a run have in common; see `sender`.
-            sent: What is sent, as JSON values.
-
-        Returns:
-            The item's digest, and its finished result as JSON if there is one.
-        """
-        digest = hashlib.blake2b(_encode(sent).encode(), digest_size=16, key=sender).digest()
-        # A file that was empty at the start has nothing for anybody.
-        return digest, None if self._is_new else await self._ask(digest)
+        ((self.was_empty,),) = self._connection.execute(_IS_EMPTY).fetchall()
 
     @staticmethod
     def sender(*facts: Any) -> bytes:
-        """Digest what the items of a run have in common, for `find`."""
-        return hashlib.blake2b(_encode(facts).encode(), digest_size=32).digest()
+        """Digest what the items of a run have in common, for `digest`."""
+        return hashlib.blake2b(canonical(facts).encode(), digest_size=32).digest()
 
-    async def save(self, digest: bytes, result: str) -> None:
-        """Commit a finished result; it is on disk when this returns."""
-        await self._ask(_Result(digest, result))
+    @staticmethod
+    def digest(sender: bytes, sent: str) -> bytes:
+        """Digest an item.
+
+        Args:
+            sender: What the items of a run have in common; see `sender`.
+            sent: What is sent, as `canonical` writes it.
+        """
+        return hashlib.blake2b(sent.encode(), digest_size=16, key=sender).digest()
+
+    # Futures and no coroutines: each item waits for one or two of these.
+
+    def find(self, digest: bytes) -> asyncio.Future[str | None]:
+        """Look up an item's finished result, as JSON; call it once per item, in their order."""
+        return self._ask(digest)
+
+    def save(self, digest: bytes, result: str) -> asyncio.Future[None]:
+        """Commit a finished result; it is on disk when this is done."""
+        return self._ask(_Result(digest, result))
 
     def _ask(self, question: bytes | _Result) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

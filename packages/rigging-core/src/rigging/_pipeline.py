@@ -534,8 +534,8 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         """Return what the pipeline would send with one input of a batch added."""
         raise NotImplementedError
 
-    def _sent(self, given: InputT) -> Any:
-        """Return an input as JSON values, without names and notes of ours."""
+    def _sent(self, given: InputT) -> str:
+        """Return an input as `rigging._checkpoint.canonical` JSON, without names of ours."""
         raise NotImplementedError
 
     def _summary(self) -> str:

@@ -246,7 +246,9 @@ class Run:
                 self._name or f"{type(pipeline.generator).__module__}.{pipeline.generator!r}",
                 job.params.model_dump(mode="json", exclude_none=True, fallback=repr),
             )
-        digest, result = await checkpoint.find(self._sender, pipeline._sent(job.input))
+        digest = checkpoint.digest(self._sender, pipeline._sent(job.input))
+        # A file that was empty at the start has nothing for anybody.
+        result = None if checkpoint.was_empty else await checkpoint.find(digest)
         if result is not None:
             item = pipeline._load(result, self._name)
             # What is kept is told apart by what was sent, so the notes may be another one's.

@@ -6,6 +6,7 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
+from rigging._checkpoint import canonical
 from rigging._item import Item, ItemList, summed
 from rigging._pipeline import Pipeline, Schedulable, shortened
 from rigging._template import applied
@@ -160,7 +161,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
         return self.text + given
 
     def _sent(self, given: str) -> str:
-        return given
+        return canonical(given)
 
     def _summary(self) -> str:
         return repr(shortened(self.text))
