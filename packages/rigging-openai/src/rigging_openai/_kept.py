@@ -20,7 +20,7 @@ __all__ = ["Kept"]
 class Kept:
     """The HTTP client, endpoints, and what they were found not to take.
 
-    In one object, because pydantic takes its time to find a private attribute of a model.
+    In one object, so that each request looks for one private attribute.
 
     Attributes:
         client: The HTTP client; None before the first request.
