@@ -131,7 +131,7 @@ class Item(BaseModel):
 
     def made_by(self: SelfT, pipeline: Any) -> SelfT:
         """Note the pipeline that made the item; return the item."""
-        object.__setattr__(self, "_pipeline", pipeline)
+        _set_pipeline(self, pipeline)
         return self
 
     def rebuilt(self) -> Any:

@@ -128,7 +128,7 @@ class GenerateParams(Model):
 
     def unshared(self) -> GenerateParams:
         """Return parameters with containers of their own: themselves, if they hold none."""
-        return self.merge_with() if any(_containers_of(self.__dict__)) else self
+        return self.merge_with() if self._holds_containers() else self
 
     def _holds_containers(self) -> bool:
         return any(_containers_of(self.__dict__))
