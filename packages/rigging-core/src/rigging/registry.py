@@ -358,9 +358,12 @@ class Registry:
     # in a thread that holds its import lock, would wait for us and we for it.
 
     def _load_registration(self, registration: Registration, base: type) -> type:
-        cls = load_class(registration.provider, registration.load, base, None)
-        self._names = {}
-        return cls
+        was_loaded = registration.loaded is not None
+        try:
+            return load_class(registration.provider, registration.load, base, None)
+        finally:  # a class that is refused is loaded, too
+            if not was_loaded:
+                self._names = {}
 
     def _load_claim(self, claim: Claim, base: type) -> type:
         cls = self._loaded.get(claim)
