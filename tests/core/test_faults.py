@@ -319,6 +319,22 @@ def test_notes_of_a_pipeline_are_not_shared_by_its_chats() -> None:
     assert (two.metadata, pipeline.metadata) == ({"tags": []}, {"tags": []})
 
 
+@pytest.mark.parametrize("kind", ["chat", "complete"])
+@pytest.mark.parametrize("has_own", [True, False], ids=["own-params", "the-pipelines"])
+def test_params_of_a_run_are_not_shared_by_its_items(kind: str, has_own: bool) -> None:
+    given = rg.GenerateParams(extra={"user": "bob"}, stop="x")
+    pipeline = getattr(EchoGenerator(model="x"), kind)("Hi")
+    if not has_own:
+        pipeline = pipeline.with_(given)
+
+    one, two = pipeline.run_many_sync(2, params=[given] * 2 if has_own else None)
+    one.params.extra.clear()
+    one.params.stop.clear()
+
+    assert two.params == given == rg.GenerateParams(extra={"user": "bob"}, stop=["x"])
+    assert pipeline.params == (rg.GenerateParams() if has_own else given)
+
+
 # -- Streams -----------------------------------------------------------------------------
 
 

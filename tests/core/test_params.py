@@ -163,3 +163,27 @@ def test_merged_shares_nothing_that_can_change(held: dict[str, Any]) -> None:
     (first.stop or first.extra).clear()
 
     assert merged(base, own) == base.merge_with(own) != first
+
+
+@pytest.mark.parametrize("base", [{}, {"extra": {}}, {"temperature": None}])
+def test_merged_with_nothing_gives_what_is_there(base: dict[str, Any]) -> None:
+    own = rg.GenerateParams(max_tokens=9, extra={"user": "bob"})
+
+    assert rg.params.Merged()(rg.GenerateParams(**base), own) is own
+
+
+def test_merged_sees_what_was_added_to_the_base() -> None:
+    merged, base, own = rg.params.Merged(), rg.GenerateParams(), rg.GenerateParams(max_tokens=9)
+    assert merged(base, own) is own
+
+    base.extra["user"] = "bob"
+
+    assert merged(base, own).extra == {"user": "bob"}
+
+
+def test_no_params_are_new_each_time() -> None:
+    one, two = rg.params.no_params(), rg.params.no_params()
+    one.extra["user"] = "bob"
+
+    assert (two, two.model_fields_set) == (rg.GenerateParams(), set())
+    assert rg.params.no_params() == two

@@ -41,7 +41,8 @@ def build(identifier: str, params: GenerateParams | None = None) -> Any:
 
 def load_plugins(*, wait: bool = False) -> None:
     """Load the installed plugins, unless that was done; see `PluginManager.load`."""
-    manager.load(lambda: registry.scan().plugins, registry.register, wait=wait)
+    if not manager.is_loaded:  # each run asks
+        manager.load(lambda: registry.scan().plugins, registry.register, wait=wait)
 
 
 def _default_provider() -> str:

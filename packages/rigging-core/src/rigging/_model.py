@@ -75,10 +75,12 @@ class Snapshot:
 
     def matches(self, fields: dict[str, Any]) -> bool:
         """Tell whether fields hold the same, and nothing was changed in place."""
-        return (
-            all(fields.get(name) is self._fields[name] for name in self._others)
-            and fields == self._fields
-            and all(_copied(part) == kept for part, kept in self._changeable)
+        for name in self._others:
+            if fields.get(name) is not self._fields[name]:
+                return False
+        # Equal as it is, nearly always; a model within it equals its copy only as a dict.
+        return fields == self._fields and all(
+            part == kept or _copied(part) == kept for part, kept in self._changeable
         )
 
 

@@ -55,6 +55,8 @@ def observer(
     generator: Any, generator_id: str | None, operation: Operation, label: str | None
 ) -> Observer | None:
     """Return what tells of one run's requests; None if nobody listens."""
+    if manager.is_empty:
+        return None
     found = [manager.listeners(hook) for hook in _HOOKS]
     if not any(found):
         return None
@@ -148,7 +150,11 @@ class Observer:
             sampling,
         )
         event = _new(RequestStarted, facts)
-        call_each(self._started, event)
+        for listener in self._started:  # `call_each`, without a call for each request
+            try:
+                listener.call(event)
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                listener.complain(error)
         return event
 
     def _finish(
@@ -164,18 +170,28 @@ class Observer:
             call_each(self._content, event, given, result)
         if not self._finished:
             return
+        if isinstance(given, str):
+            text = result.text
+        else:  # most contents are texts, and asking the message for its own costs as much as this
+            content = result.message.content
+            text = content if isinstance(content, str) else result.message.text
         model, id_ = _named(result.extra) if result.extra else (None, None)
         facts = (
             event,
             duration_s,
             first_piece_s,
-            len(str(result)),
+            len(text),
             result.usage,
             result.stop_reason,
             model,
             id_,
         )
-        call_each(self._finished, _new(RequestFinished, facts))
+        finished = _new(RequestFinished, facts)
+        for listener in self._finished:  # likewise
+            try:
+                listener.call(finished)
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                listener.complain(error)
 
     def _fail(self, event: RequestStarted, began: float, error: BaseException) -> None:
         failed = RequestFailed(

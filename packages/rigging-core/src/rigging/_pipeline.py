@@ -65,7 +65,7 @@ from rigging.error import (
     RiggingError,
     RiggingWarning,
 )
-from rigging.params import GenerateParams
+from rigging.params import GenerateParams, no_params
 
 if TYPE_CHECKING:
     from rigging.events import Operation
@@ -114,7 +114,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
     """What is sent to a generator, and what becomes of the answers. Immutable."""
 
     generator: Any
-    params: GenerateParams = field(default_factory=GenerateParams, kw_only=True)
+    params: GenerateParams = field(default_factory=no_params, kw_only=True)
     metadata: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     label: str | None = field(default=None, kw_only=True)
     catching: Catching = field(default=Catching(), kw_only=True)
@@ -624,6 +624,11 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             for decorator in self.wraps:
                 request = decorator(request)
         return request
+
+    def _params_of(self, job: Job) -> GenerateParams:
+        """Return a job's parameters, as those of its item alone."""
+        # Where they are not the pipeline's, they were merged for this job.
+        return job.params.unshared() if job.params is self.params else job.params
 
     def _notes(self, job: Job) -> dict[str, Any]:
         """Return notes that are the item's own, all the way down."""

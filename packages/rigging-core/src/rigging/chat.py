@@ -293,7 +293,7 @@ class ChatPipeline(
         return Chat(
             messages=list(job.input),
             error=error,
-            params=job.params.unshared(),
+            params=self._params_of(job),
             generator_id=name,
             metadata=self._notes(job),
         ).made_by(self)
@@ -334,7 +334,7 @@ class ChatPipeline(
         return Chat.of_result(
             result,
             usage=summed(previous, result.usage),
-            params=job.params.unshared(),
+            params=self._params_of(job),
             generator_id=name,
             metadata=self._notes(job),
             pipeline=self,

@@ -177,7 +177,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
         return Completion(
             text=job.input,
             error=error,
-            params=job.params.unshared(),
+            params=self._params_of(job),
             generator_id=name,
             metadata=self._notes(job),
         ).made_by(self)
@@ -196,7 +196,7 @@ class CompletionPipeline(Pipeline[str, GeneratedText, Completion, CompletionList
         return Completion.of_result(
             result,
             usage=summed(previous, result.usage),
-            params=job.params.unshared(),
+            params=self._params_of(job),
             generator_id=name,
             metadata=self._notes(job),
             pipeline=self,

@@ -38,7 +38,7 @@ from rigging.error import (
 )
 from rigging.identifier import Identifier, encode_any
 from rigging.message import Message, MessageLike
-from rigging.params import GenerateParams
+from rigging.params import GenerateParams, no_params
 from rigging.redaction import is_secret, without_secrets
 from rigging.registry import PLUGIN_API, Registration, registry
 from rigging.result import GeneratedMessage, GeneratedText
@@ -149,7 +149,7 @@ class Generator(Model):
         return ChatPipeline(
             self,
             tuple(Message.fit_as_list(messages)),
-            params=GenerateParams() if params is None else GenerateParams().merge_with(params),
+            params=no_params() if params is None else no_params().merge_with(params),
             watches=self._chat_watches,
         )
 
@@ -170,7 +170,7 @@ class Generator(Model):
         return CompletionPipeline(
             self,
             text,
-            params=GenerateParams() if params is None else GenerateParams().merge_with(params),
+            params=no_params() if params is None else no_params().merge_with(params),
             watches=self._completion_watches,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Final
 
@@ -12,12 +11,24 @@ from rigging._model import Model, filled
 from rigging.error import InvalidParamsError
 from rigging.redaction import without_secrets
 
-__all__ = ["GenerateParams", "Merged"]
+__all__ = ["GenerateParams", "Merged", "no_params"]
 
 
 # Fields whose values can be changed in place.
 _CONTAINERS: Final = ("stop", "tools", "tool_choice", "modalities", "audio", "extra")
 _containers_of: Final = itemgetter(*_CONTAINERS)
+
+
+def _unshared(values: dict[str, Any]) -> dict[str, Any]:
+    """Give values containers of their own, in place.
+
+    Not all the way down: tools may be large, and this happens once per request.
+    """
+    for name in _CONTAINERS:
+        value = values[name]
+        if value is not None and type(value) is not str:
+            values[name] = value.copy()
+    return values
 
 
 def _as_list(value: object) -> object:
@@ -101,8 +112,9 @@ class GenerateParams(Model):
         Raises:
             InvalidParamsError: If something else is given.
         """
-        values = {**self.__dict__, "extra": {**self.extra}}
+        values = self.__dict__.copy()
         given = {*self.__pydantic_fields_set__, "extra"}
+        extra = values["extra"]
         for other in others:
             if other is None:
                 continue
@@ -111,24 +123,23 @@ class GenerateParams(Model):
                     f"expected GenerateParams, got {type(other).__name__}: "
                     f"write GenerateParams(temperature=0.5, …)"
                 )
-            if other.extra:  # which may have been filled after it was made
-                values["extra"].update(other.extra)
+            own = other.__dict__
             for name in other.__pydantic_fields_set__:
-                value = other.__dict__[name]
-                if value is not None and name != "extra":
+                value = own[name]
+                if value is not None:
                     values[name] = value
                     given.add(name)
-        # Their own containers, but not all the way down: tools may be large, and this
-        # happens once per request.
-        for name in _CONTAINERS:
-            if value := values[name]:
-                values[name] = copy.copy(value)
+            # Which may have been filled after it was made.
+            extra = {**extra, **own["extra"]}
+        values["extra"] = extra
         # Each value was validated when its own object was made.
-        return filled(type(self), values, given)
+        return filled(type(self), _unshared(values), given)
 
     def unshared(self) -> GenerateParams:
         """Return parameters with containers of their own: themselves, if they hold none."""
-        return self.merge_with() if self._holds_containers() else self
+        if not self._holds_containers():
+            return self
+        return filled(type(self), _unshared(self.__dict__.copy()), {*self.__pydantic_fields_set__})
 
     def _holds_containers(self) -> bool:
         return any(_containers_of(self.__dict__))
@@ -155,6 +166,14 @@ class GenerateParams(Model):
         return {**set_, **values.extra}
 
 
+_NOTHING: Final = GenerateParams()
+
+
+def no_params() -> GenerateParams:
+    """Return `GenerateParams()`, at a part of its cost: every pipeline begins with one."""
+    return filled(GenerateParams, _unshared(_NOTHING.__dict__.copy()), set())
+
+
 class Merged:
     """A generator's parameters, overridden by those of its requests, one after another.
 
@@ -175,10 +194,12 @@ class Merged:
         )
 
     def __call__(self, base: GenerateParams, own: GenerateParams) -> GenerateParams:
-        """Return ``base.merge_with(own)``."""
+        """Return ``base.merge_with(own)``, or ``own`` where ``base`` says nothing."""
         last_base, last_own, merged = self._last
         if last_base is base and last_own is own:
             return merged
+        if base.__dict__ == _NOTHING.__dict__:
+            return own
         merged = base.merge_with(own)
         if not merged._holds_containers():
             self._last = base, own, merged

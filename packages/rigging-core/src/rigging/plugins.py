@@ -264,6 +264,16 @@ class PluginManager:
             self._clear()
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the installed plugins have been loaded; nothing is left for `load` then."""
+        return self._is_loaded
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no plugin was ever registered: nobody listens to anything."""
+        return self._hooks is None
+
+    @property
     def names(self) -> list[str]:
         """The names of the plugins, in the order of their registration."""
         with self._lock:
