@@ -106,9 +106,13 @@ class Engine(abc.ABC):
         if self._is_elsewhere():
             refuse(tickets, _forked())
             return
+        loop = asyncio.get_running_loop()
         with self._lock:
+            # Each loop submits for itself: another one may be busy for long.
+            is_due = bool(self._gathered) and self._gathered[-1].loop is loop
             self._gathered += tickets
-        asyncio.get_running_loop().call_soon(self._submit_gathered)
+        if not is_due:
+            loop.call_soon(self._submit_gathered)
 
     def _submit_gathered(self) -> None:
         """Submit what has been gathered, on whichever loop: the first turn takes it all."""

@@ -88,6 +88,7 @@ class VLLMGenerator(Generator):
     key_variables: ClassVar[tuple[str, ...]] = ("HF_TOKEN",)  # of the hub that has the models
     # The engine makes batches of the calls, and each call ends by itself.
     batch_size: ClassVar[int | None] = 1
+    max_calls: ClassVar[int | None] = None
 
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = "auto"
     quantization: str | None = None
@@ -291,8 +292,8 @@ class VLLMGenerator(Generator):
 
     def _request(self, prompt: str | tuple[Message, ...], params: GenerateParams) -> Request:
         merged = self._merged(self.params, params)
-        if unsupported := [name for name in UNSUPPORTED if getattr(merged, name) is not None]:
-            self._warn(unsupported)
+        if not merged.model_fields_set.isdisjoint(UNSUPPORTED):
+            self._warn(name for name in UNSUPPORTED if getattr(merged, name) is not None)
         return Request.now(prompt, merged)
 
     def _result(self, answer: Answer, kind: type[_ResultT]) -> _ResultT:
