@@ -314,6 +314,60 @@ def test_rows_that_fail_together_have_an_error_each(borrowing: TransformersGener
     assert first.__cause__ is second.__cause__ is not None
 
 
+# -- A tokenizer that knows more tokens than the model -----------------------------------
+
+
+@pytest.fixture
+def larger(reference: Reference) -> Any:
+    """The tiny model's tokenizer, for a token to be added."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(reference.tokenizer.name_or_path)
+
+
+def test_padding_that_the_model_does_not_know_is_replaced(
+    reference: Reference, larger: Any
+) -> None:
+    larger.add_special_tokens({"pad_token": "[PAD]"})
+    generator = TransformersGenerator.from_obj(reference.model, larger)
+    prompts = ["One", "The quick brown fox"]
+    kinds = [SHORT, SHORT.merge_with(GenerateParams(extra={"remove_invalid_values": True}))]
+
+    for params in kinds:
+        results = asyncio.run(generator.generate_texts(prompts, [params] * 2))
+
+        expected = [reference.new_tokens(prompt, max_new_tokens=2) for prompt in prompts]
+        assert [str(result) for result in results] == [reference.text(own) for own in expected]
+
+
+@pytest.mark.parametrize("id_", [-1, 384])
+def test_padding_that_is_no_token_at_all_is_replaced(
+    reference: Reference, larger: Any, monkeypatch: pytest.MonkeyPatch, id_: int
+) -> None:
+    larger.pad_token = None
+    monkeypatch.setattr(reference.model.generation_config, "pad_token_id", id_)
+    generator = TransformersGenerator.from_obj(reference.model, larger)
+    prompts = ["One", "The quick brown fox"]
+
+    results = asyncio.run(generator.generate_texts(prompts, [SHORT] * 2))
+
+    expected = [reference.new_tokens(p, max_new_tokens=2, pad_token_id=0) for p in prompts]
+    assert [str(result) for result in results] == [reference.text(own) for own in expected]
+
+
+def test_a_prompt_with_a_token_that_the_model_does_not_know_fails_alone(
+    reference: Reference, larger: Any
+) -> None:
+    larger.add_tokens(["<new>"])
+    generator = TransformersGenerator.from_obj(reference.model, larger)
+
+    bad, fine = asyncio.run(generator.generate_texts(["The <new>", "The"], [SHORT] * 2))
+
+    assert isinstance(bad, BadRequestError)
+    assert "the token '<new>' (384), and the model has embeddings for 384" in str(bad)
+    assert isinstance(fine, GeneratedText)
+
+
 # -- What the backend cannot do ----------------------------------------------------------
 
 

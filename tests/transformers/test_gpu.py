@@ -17,6 +17,7 @@ import torch
 from rigging import GeneratedText, GenerateParams
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._loaded import Loaded
+from rigging_transformers._memory import free_workspaces
 from rigging_transformers._rolling import RollingBatch
 from rigging_transformers._row import Row
 from rigging_transformers._sampling import Plan, Sampling
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GPU = pytest.mark.gpu
+TWO = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 DTYPES = ["float32", "bfloat16", "float16"]
 PROMPTS = [
     "The quick brown fox",
@@ -113,6 +115,60 @@ def test_layers_on_the_gpu_and_on_the_cpu_say_what_one_device_says(
     generator = make(tiny_model, parts | rest, "float32")
 
     assert say(generator) == [greedy(reference, prompt) for prompt in PROMPTS]
+
+
+@pytest.mark.gpu
+@TWO
+@pytest.mark.parametrize("first", [0, 1])
+def test_layers_on_two_gpus_say_what_one_device_says(
+    tiny_model: Path, reference: Reference, first: int
+) -> None:
+    parts = {"model.embed_tokens": first, "model.layers.0": first, "model.rotary_emb": first}
+    rest = {"model.layers.1": 1 - first, "model.norm": 1 - first, "lm_head": 1 - first}
+    generator = make(tiny_model, parts | rest, "float32")
+
+    assert say(generator) == [greedy(reference, prompt) for prompt in PROMPTS]
+
+
+@pytest.mark.gpu
+@TWO
+def test_the_engines_thread_works_on_the_models_gpu(tiny_model: Path, reference: Reference) -> None:
+    generator = make(tiny_model, "cuda:1", "float32").load()
+    own = generator._engine._own
+    assert own is not None
+    current: set[int] = set()
+    own.model.register_forward_hook(lambda *_: current.add(torch.cuda.current_device()))
+
+    assert say(generator) == [greedy(reference, prompt) for prompt in PROMPTS]
+    assert current == {1}
+
+
+@pytest.mark.gpu
+def test_embeddings_that_stay_on_the_cpu_are_read_on_the_gpu(
+    tiny_model: Path, reference: Reference
+) -> None:
+    parts = ("layers.0", "layers.1", "norm", "rotary_emb")
+    device_map = {"model.embed_tokens": "cpu", "lm_head": 0} | {f"model.{n}": 0 for n in parts}
+    generator = make(tiny_model, device_map, "float32").load()
+    own = generator._engine._own
+    assert own is not None
+
+    assert own.device == "cuda:0"
+    assert say(generator) == [greedy(reference, prompt) for prompt in PROMPTS]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_weights_lie_on_the_gpu_and_answer(tiny_model: Path, bits: int) -> None:
+    pytest.importorskip("bitsandbytes")
+    generator = TransformersGenerator(
+        model=str(tiny_model), dtype="float16", **{f"load_in_{bits}bit": True}
+    ).load()
+    own = generator._engine._own
+    assert own is not None
+
+    assert {p.device.type for p in own.model.parameters()} == {"cuda"}
+    assert all(say(generator))
 
 
 # -- Texts -------------------------------------------------------------------------------
@@ -213,6 +269,22 @@ def test_a_seeded_request_repeats_whoever_comes_beside(generator: TransformersGe
     assert len(set(single)) == len(PROMPTS)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_seeded_request_repeats_in_half_precision_too(
+    tiny_model: Path, device: str, dtype: str
+) -> None:
+    generator = make(tiny_model, device, dtype)
+    seeded = [GenerateParams(seed=n, temperature=1.0, max_tokens=12) for n in range(len(PROMPTS))]
+
+    together = asyncio.run(generator.generate_texts(PROMPTS, seeded))
+    alone = [
+        asyncio.run(generator.generate_texts([prompt], [own]))[0]
+        for prompt, own in zip(PROMPTS, seeded, strict=True)
+    ]
+
+    assert [str(one) for one in together] == [str(one) for one in alone]
+
+
 def test_two_generators_on_one_device_do_not_disturb_each_other(
     generator: TransformersGenerator, alone: Reference, tiny_model: Path, device: str
 ) -> None:
@@ -247,10 +319,8 @@ def allocated(device: str) -> int:
 
 
 def test_unloading_gives_the_memory_back_each_time(tiny_model: Path, device: str) -> None:
-    generator = make(tiny_model, device, "float32").load()
-    say(generator)
-    # CUDA's libraries keep a workspace for each thread that has multiplied matrices.
-    generator.unload()
+    generator = make(tiny_model, device, "float32")
+    free_workspaces()  # of this thread, which other tests used
     before = allocated(device)
 
     for _ in range(2):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from threading import Thread
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ import rigging as rg
 from rigging import GeneratedText, GenerateParams
 from rigging.error import BadRequestError, InvalidGeneratorError, RiggingError
 from rigging_transformers import TransformersGenerator
+from rigging_transformers._loaded import Loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +124,7 @@ def resident():
         return next(int(line.split()[1]) for line in file if line.startswith("Rss"))
 
 def use(model):
-    generator = TransformersGenerator(model=model, dtype=sys.argv[1]).load()
+    generator = TransformersGenerator(model=model, dtype=sys.argv[1], device_map="cpu").load()
     prompts = ["word " * draw.randint(1, 40) for _ in range(8)]
     params = [GenerateParams(temperature=t, max_tokens=draw.randint(2, 8)) for t in (0, 1.0)] * 4
     asyncio.run(generator.generate_texts(prompts, params))
@@ -255,6 +257,7 @@ def test_the_device_map_is_transformers_own(tiny_model: Path) -> None:
 def test_weights_that_stay_on_disk_change_no_answer(
     generator: TransformersGenerator, on_disk: str, tmp_path: Path
 ) -> None:
+    generator.device_map = "cpu"  # other devices draw other numbers
     parts = ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb")
     device_map = {f"model.{part}": "cpu" for part in parts} | {"lm_head": "cpu"}
     offloaded = TransformersGenerator(
@@ -272,6 +275,23 @@ def test_weights_that_stay_on_disk_change_no_answer(
 
     assert [str(result) for result in brought] == [str(result) for result in plain]
     offloaded.unload()
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ({"model.embed_tokens": "cpu", "lm_head": "cuda:1"}, "cuda:1"),
+        ({"model.embed_tokens": "disk", "lm_head": torch.device("cuda", 0)}, "cuda:0"),
+        ({"model.embed_tokens": "disk", "lm_head": "cpu"}, "cpu"),
+        ({}, "cpu"),
+    ],
+)
+def test_input_goes_where_embeddings_are_brought_for_each_step(
+    places: dict[str, Any], expected: str
+) -> None:
+    model = SimpleNamespace(device=torch.device("meta"), hf_device_map=places)
+
+    assert Loaded(model, None, "offloaded").device == expected
 
 
 def test_two_generators_share_nothing(generator: TransformersGenerator) -> None:

@@ -25,6 +25,7 @@ from rigging.error import (
     MissingDependencyError,
     ModelNotFoundError,
     ProviderConnectionError,
+    ProviderServerError,
     RiggingError,
 )
 from rigging_transformers import TransformersGenerator
@@ -562,6 +563,50 @@ def test_a_quantised_model_answers(tiny_model: Path, options: str, layer: str) -
     assert weak() is None
 
 
+def test_8_bit_layers_warn_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rigging_transformers._loading._told", set())
+    warned: list[str] = []
+    logger = logging.getLogger("bitsandbytes.autograd._functions")
+    generator = by_identifier(f"transformers!{tiny_model},load_in_8bit=true").load()
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warned.append(record.getMessage())
+
+    monkeypatch.setattr(logger, "handlers", [Notes()])
+    texts(generator)
+    texts(generator)
+    generator.unload()
+
+    assert [text for text in warned if text.startswith("MatMul8bitLt")] == [
+        "MatMul8bitLt: inputs will be cast from torch.float32 to float16 during quantization"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device_map", "expected"),
+    [
+        ("float16", None, "float16"),
+        ("bfloat16", 0, "bfloat16"),
+        ("float32", None, "float32"),
+        (None, None, "float32"),
+        ("float16", "cpu", "float32"),
+    ],
+)
+def test_on_a_gpu_4_bit_layers_compute_in_the_half_precision_asked_for(
+    monkeypatch: pytest.MonkeyPatch, dtype: str | None, device_map: Any, expected: str
+) -> None:
+    from rigging_transformers._loading import _model_options
+    from rigging_transformers._source import LoadSpec, Source
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    spec = LoadSpec("org/model", dtype=dtype, device_map=device_map, load_in_4bit=True)
+
+    config = _model_options(spec, Source("org/model"))["quantization_config"]
+
+    assert config.bnb_4bit_compute_dtype is getattr(torch, expected)
+
+
 def test_quantising_with_a_bitsandbytes_that_does_not_work_says_so(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -719,7 +764,7 @@ def test_unloading_gives_the_processs_memory_back(tmp_path: Path, reference: Ref
     reference.tokenizer.save_pretrained(tmp_path)
     del large
     process = psutil.Process()
-    generator = TransformersGenerator(model=str(tmp_path))
+    generator = TransformersGenerator(model=str(tmp_path), device_map="cpu")
     texts(generator)  # what libraries keep for good is there after the first time
     generator.unload()
 
@@ -729,6 +774,48 @@ def test_unloading_gives_the_processs_memory_back(tmp_path: Path, reference: Ref
         assert process.memory_info().rss > before + 0.8 * size
         generator.unload()
         assert process.memory_info().rss < 1.05 * before
+
+
+def test_memory_that_does_not_suffice_for_loading_is_told(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", fail)
+
+    with pytest.raises(ProviderServerError, match=r"out of memory while loading: try"):
+        TransformersGenerator(model=str(tiny_model)).load()
+
+
+@pytest.mark.parametrize(
+    ("failures", "error", "message"),
+    [
+        ([1, 2], ProviderServerError, "out of memory while loading: try"),
+        ([1, 1], BadRequestError, "automatic conversion of the weights"),
+    ],
+    ids=["memory", "other"],
+)
+def test_memory_that_runs_out_while_quantising_is_told_from_other_failures(
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: list[int],
+    error: type[RiggingError],
+    message: str,
+) -> None:
+    from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    # transformers keeps the error to itself, so torch's count has to tell, which only a GPU has.
+    monkeypatch.setattr(Bnb4bitQuantize, "convert", fail)
+    monkeypatch.setattr("rigging_transformers._loading.count_failures", lambda: failures.pop(0))
+
+    with pytest.raises(error, match=message):
+        TransformersGenerator(model=str(tiny_model), load_in_4bit=True).load()
 
 
 def test_where_loading_failed_is_in_the_log(

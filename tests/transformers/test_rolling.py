@@ -16,6 +16,7 @@ from rigging.error import ProviderServerError
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._cache import _zeros
 from rigging_transformers._joining import model_rolls
+from rigging_transformers._rolling import RollingBatch
 from tests.transformers.conftest import Steps
 
 if TYPE_CHECKING:
@@ -91,6 +92,24 @@ def test_a_row_that_ends_leaves_and_one_that_waits_takes_its_place(
 
     # Both read, both step; the third is read, and steps with the second; then alone.
     assert widths == [2, 2, 1, 2, 2]
+
+
+def test_what_goes_on_unchanged_is_not_sent_to_the_device_again(
+    borrowing: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    tensor = RollingBatch._tensor
+
+    def noting(self: RollingBatch, values: Any) -> torch.Tensor:
+        sent.append(values)
+        return tensor(self, values)
+
+    monkeypatch.setattr(RollingBatch, "_tensor", noting)
+
+    asyncio.run(borrowing.generate_texts(["one"], [LONG]))
+
+    # The prompt and where it begins, then the first token and where it stands.
+    assert len(sent) == 4
 
 
 def test_a_call_ends_when_its_own_row_does(borrowing: TransformersGenerator) -> None:
@@ -222,6 +241,27 @@ def test_seeded_rows_of_a_model_in_half_precision_run_alone(
     assert list(map(str, together[:16])) == [str(result) for (result,) in alone]
 
 
+@pytest.fixture
+def imprecise() -> Iterator[None]:
+    """Less precise multiplication, set the newer way, after which torch refuses the older one."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    yield
+    torch.backends.cuda.matmul.fp32_precision = "none"
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="of torch since 2.9")
+@pytest.mark.usefixtures("imprecise")
+def test_seeded_rows_run_alone_where_multiplication_is_less_precise(
+    borrowing: TransformersGenerator, widths: list[int]
+) -> None:
+    seeded = GenerateParams(temperature=1.0, seed=1, max_tokens=4)
+
+    results = asyncio.run(borrowing.generate_texts(["one", "two"], [seeded] * 2))
+
+    assert all(isinstance(result, GeneratedText) for result in results)
+    assert set(widths) == {1}
+
+
 def test_much_padding_is_refused_and_nobody_starves(
     borrowing: TransformersGenerator, widths: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +341,10 @@ def test_memory_that_runs_out_half_way_lets_no_option_count_anew(
 def test_a_seeded_row_goes_on_as_it_began_when_memory_runs_out_half_way(
     borrowing: TransformersGenerator, reference: Reference, steps: Steps
 ) -> None:
-    seeded = GenerateParams(max_tokens=12, temperature=1.0, seed=3, extra={"min_new_tokens": 12})
+    extra = {"min_new_tokens": 12, "repetition_penalty": 1.3}
+    seeded = GenerateParams(max_tokens=12, temperature=1.0, seed=3, extra=extra).merge_with(
+        GenerateParams(presence_penalty=0.5, frequency_penalty=0.5)
+    )
     (alone,) = asyncio.run(borrowing.generate_texts(["two"], [seeded]))
     refused: list[int] = []
     passes = 0

@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["RollingCache"]
+__all__ = ["RollingCache", "remaining"]
 
 # Columns to spare in a new buffer, beside a share of its width: it is copied this rarely.
 _SPARE: Final = 32
@@ -95,6 +95,17 @@ class RollingCache:
             lengths: Tokens of these.
             more: How many rows will come soon after, for which room is made at once.
         """
+        try:
+            self._add(prefilled, keep, lengths, more)
+        except Exception:
+            # Half of the buffers are no use, and memory is short.
+            if not self:
+                self._drop_all()
+            raise
+
+    def _add(
+        self, prefilled: Cache, keep: Sequence[int], lengths: Sequence[int], more: int
+    ) -> None:
         width, first = max(lengths), len(self)
         if not first:
             self._layers = []
@@ -128,21 +139,15 @@ class RollingCache:
         self._refit()
 
     def remove(self, indices: Sequence[int]) -> None:
-        """Drop rows; the last ones take their places, in the order of ``indices`` reversed.
-
-        Args:
-            indices: Ascending.
-        """
-        for index in reversed(indices):
-            last = len(self) - 1
-            if index != last:
-                for layer in self._layers:
-                    live = slice(self._window.end - self.lengths[last], self._window.end)
-                    layer.keys[index, :, live] = layer.keys[last, :, live]
-                    layer.values[index, :, live] = layer.values[last, :, live]
-                self._mask[index] = self._mask[last]
-                self.lengths[index] = self.lengths[last]
-            self.lengths.pop()
+        """Drop rows; the last ones take their places, as `remaining` says."""
+        order = remaining(len(self), indices)
+        for into, source in _runs(order):
+            live = slice(self._window.end - max(self.lengths[source]), self._window.end)
+            for layer in self._layers:
+                layer.keys[into, :, live] = layer.keys[source, :, live]
+                layer.values[into, :, live] = layer.values[source, :, live]
+            self._mask[into] = self._mask[source]
+        self.lengths = [self.lengths[row] for row in order]
         if self.lengths:
             self._refit()
         else:
@@ -216,6 +221,35 @@ class RollingCache:
         self._mask = mask
         self._window.end = end
         self._refit()
+
+
+def remaining(count: int, indices: Sequence[int]) -> list[int]:
+    """Return which row is where, once some of ``count`` have left.
+
+    Those behind fill the gaps, in their order.
+
+    Example:
+        >>> remaining(6, [0, 1, 4])
+        [3, 5, 2]
+    """
+    gone = set(indices)
+    kept = count - len(gone)
+    behind = (row for row in range(kept, count) if row not in gone)
+    return [next(behind) if row in gone else row for row in range(kept)]
+
+
+def _runs(order: Sequence[int]) -> list[tuple[slice, slice]]:
+    """Return the rows that move: where to and where from, side by side as far as they are."""
+    runs: list[tuple[slice, slice]] = []
+    for place, row in enumerate(order):
+        if place == row:
+            continue
+        into, source = slice(place, place + 1), slice(row, row + 1)
+        if runs and (runs[-1][0].stop, runs[-1][1].stop) == (place, row):
+            first = runs.pop()
+            into, source = slice(first[0].start, into.stop), slice(first[1].start, source.stop)
+        runs.append((into, source))
+    return runs
 
 
 def _zeros(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

@@ -87,9 +87,8 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
             row.random_numbers = None  # on the way they are drawn again
         # `Choice` draws, and does what the model's own config may ask for, too.
         kwargs |= {"do_sample": False, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-        choice = Choice(rows, device)
         kwargs["logits_processor"] = transformers.LogitsProcessorList(
-            [_Chosen(rows, before, choice, len(ids[0]))]
+            [_Chosen(rows, before, len(ids[0]))]
         )
     watch = _Watch(rows, after_step) if alone else _Ends(rows, before, after_step)
     if loaded.masks:
@@ -116,16 +115,17 @@ def _read_back(row: Row, tokens: list[int]) -> None:
 class _Chosen:
     """Logits processor: leaves the chosen token of each row as the only possible one."""
 
-    def __init__(
-        self, rows: Sequence[Row], before: Sequence[int], choice: Choice, width: int
-    ) -> None:
+    def __init__(self, rows: Sequence[Row], before: Sequence[int], width: int) -> None:
         self._rows = rows
         self._before = before
-        self._choice = choice
         self._width = width
+        self._choice: Choice | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         step = input_ids.shape[1] - self._width
+        # A row that is led along takes other tokens than those chosen for it.
+        if self._choice is None or step <= max(self._before):
+            self._choice = Choice(self._rows, scores)
         tokens = self._choice(scores).tolist()
         for index, (row, before) in enumerate(zip(self._rows, self._before, strict=True)):
             if step < before:

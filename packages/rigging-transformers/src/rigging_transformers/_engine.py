@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from rigging_transformers._loaded import Loaded
+    from rigging_transformers._memory import Capacity
     from rigging_transformers._request import Outcome, Request
 
 __all__ = ["Engine"]
@@ -37,6 +38,9 @@ __all__ = ["Engine"]
 
 # All there are, for a forked child to begin anew with.
 _ENGINES: Final[weakref.WeakSet[Engine]] = weakref.WeakSet()
+
+# Held where one of them begins, or makes sure that no other runs.
+_BEGINNING: Final = Lock()
 
 
 class _Task(NamedTuple):
@@ -60,12 +64,14 @@ class Engine:
         self.max_rows = 1
         self._borrowed = borrowed
         self._own: Loaded | None = None
+        self._capacity: Capacity | None = None  # of the model, across its idle spells
         # What comes in one turn of an event loop goes into the inbox together.
         self._gathered: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Ticket]] = (
             weakref.WeakKeyDictionary()
         )
         self._begin()
-        _ENGINES.add(self)
+        with _BEGINNING:
+            _ENGINES.add(self)
 
     def _begin(self) -> None:
         self._thread: Thread | None = None  # while there is work
@@ -171,8 +177,9 @@ class Engine:
             if self._thread is None:
                 # No daemon: Python must not end under a model that is running.
                 thread = Thread(target=self._work, name="rigging-transformers", daemon=False)
-                thread.start()
-                self._thread = thread
+                with _BEGINNING:
+                    thread.start()
+                    self._thread = thread
             self._inbox += items
 
     # -- In the engine's thread ----------------------------------------------------------
@@ -211,7 +218,7 @@ class Engine:
             # Imports torch.
             from rigging_transformers._loop import DecodingLoop  # noqa: PLC0415
 
-            loop = DecodingLoop(loaded, lambda: self._take(spec), self.max_rows)
+            loop = DecodingLoop(loaded, lambda: self._take(spec), self._room())
         except RiggingError as error:
             self._refuse(self._take(spec), error)
         except Exception as error:  # noqa: BLE001 (nobody shall wait for ever)
@@ -225,6 +232,13 @@ class Engine:
             self._refuse(self._take(spec), failure)
         else:
             loop.run()
+
+    def _room(self) -> Capacity:
+        from rigging_transformers._memory import Capacity  # noqa: PLC0415
+
+        if self._capacity is None or self._capacity.most != self.max_rows:
+            self._capacity = Capacity(self.max_rows)
+        return self._capacity
 
     def _refuse(self, tickets: Sequence[Ticket], error: RiggingError) -> None:
         outbox = Outbox()
@@ -264,22 +278,26 @@ class Engine:
     def _free(self) -> None:
         if self._own is None:
             return
-        from rigging_transformers._memory import free_memory  # noqa: PLC0415
+        from rigging_transformers._memory import free_memory, free_workspaces  # noqa: PLC0415
 
         model, name = self._own.model, self._own.name
         weights = [weakref.ref(weight) for weight in (*model.parameters(), *model.buffers())]
         del model
-        self._own = None
+        self._own = self._capacity = None
         # Modules may refer to each other in circles. A full collection holds the interpreter,
         # and with it every event loop, for a fifth of a second.
         if any(weight() is not None for weight in weights):
             gc.collect()
+        with _BEGINNING:
+            if all(engine._thread is None for engine in _ENGINES if engine is not self):
+                free_workspaces()
         free_memory()
         manager.tell("rigging_model_unloaded", ModelUnloaded(PROVIDER, name))
 
 
 def _begin_anew() -> None:
     """Let a forked child use the engines: their threads and callers are the parent's."""
+    _BEGINNING.release()
     for engine in _ENGINES:
         engine._begin()
 
@@ -295,7 +313,10 @@ def _join_all() -> None:
 
 atexit.register(_join_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    # While another thread holds the lock, a child would wait for it for ever.
+    os.register_at_fork(
+        before=_BEGINNING.acquire, after_in_parent=_BEGINNING.release, after_in_child=_begin_anew
+    )
 
 
 def _cannot_run(reason: object) -> ProviderServerError:

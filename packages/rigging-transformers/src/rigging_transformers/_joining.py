@@ -119,7 +119,7 @@ def seeds_roll(loaded: Loaded) -> bool:
     million, in half precision one in some hundred.
     """
     model = loaded.model
-    is_single = model.dtype is torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    is_single = model.dtype is torch.float32 and _multiplies_exactly()
     is_packed = getattr(model, "hf_quantizer", None) is not None
     return (is_single or model.dtype is torch.float64) and not is_packed
 
@@ -133,6 +133,14 @@ def row_rolls(plan: Plan, *, seeds: bool) -> bool:
     """
     may_be_drawn = seeds or plan.sampling.seed is None
     return may_be_drawn and not (plan.alone or plan.kwargs.keys() - _HANDLED)
+
+
+def _multiplies_exactly() -> bool:
+    try:
+        precision: str = torch.get_float32_matmul_precision()
+    except RuntimeError:  # a lower one was set by the newer ``fp32_precision``
+        return False
+    return precision == "highest"
 
 
 def _rope_type(config: Any) -> str | None:

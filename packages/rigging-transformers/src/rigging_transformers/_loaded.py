@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,9 @@ NO_CHARACTER: Final = "\ufffd"
 # Prompt tokens decoded with what follows them: some tokenizers drop the blank before
 # the first word of what they decode.
 _LEAD: Final = 8
+
+# Where weights stay that are brought to a GPU for each step.
+_OFFLOADED: Final = ("cpu", "disk")
 
 # What a configuration calls its context.
 _CONTEXT: Final = ("max_position_embeddings", "max_seq_len", "max_target_positions")
@@ -50,8 +54,16 @@ class Loaded:
     def device(self) -> str:
         """Where input goes; a model over several devices moves it on by itself."""
         device = self.model.device
-        # That is where weights seem to be that are brought from elsewhere for each step.
-        return "cpu" if device.type == "meta" else str(device)
+        if device.type != "meta":
+            return str(device)
+        # That is where weights seem to be that are brought from elsewhere for each step: to the
+        # first GPU that holds some (accelerate, `dispatch_model`).
+        places = getattr(self.model, "hf_device_map", {}).values()
+        place = next((place for place in places if str(place) not in _OFFLOADED), "cpu")
+        import torch  # noqa: PLC0415 (it is there, since a model is)
+
+        # To torch, a number is a GPU of the machine's kind.
+        return str(torch.device(place))
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
@@ -77,9 +89,18 @@ class Loaded:
 
     @cached_property
     def pad_id(self) -> int:
-        """What fills the rows of a batch; it is masked, so any token will do."""
+        """What fills the rows of a batch; it is masked, so any token will do that there is."""
         known = (self.tokenizer.pad_token_id, self.defaults.get("pad_token_id"))
-        return next((id_ for id_ in known if id_ is not None), min(self.end_ids, default=0))
+        return next((id_ for id_ in (*known, *sorted(self.end_ids)) if self._embeds(id_)), 0)
+
+    @cached_property
+    def vocabulary(self) -> int | None:
+        """How many tokens the model has embeddings for; None if it does not tell."""
+        try:
+            count = self.model.get_input_embeddings().num_embeddings
+        except (AttributeError, NotImplementedError):
+            return None
+        return count if isinstance(count, int) else None
 
     @cached_property
     def masks(self) -> bool:
@@ -111,6 +132,9 @@ class Loaded:
         text = self._decode([*lead, *tokens])
         # A character that the prompt ends in the middle of is decoded otherwise when whole.
         return text[len(before) :] if text.startswith(before) else self._decode(tokens)
+
+    def _embeds(self, id_: int | None) -> bool:
+        return id_ is not None and 0 <= id_ < (self.vocabulary or sys.maxsize)
 
     def _decode(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(

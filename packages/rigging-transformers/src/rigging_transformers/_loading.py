@@ -31,7 +31,12 @@ from rigging.error import (
 )
 from rigging_transformers._frames import drop_frames
 from rigging_transformers._loaded import Loaded
-from rigging_transformers._memory import free_memory, is_out_of_memory, weights_apart
+from rigging_transformers._memory import (
+    count_failures,
+    free_memory,
+    is_out_of_memory,
+    weights_apart,
+)
 from rigging_transformers._source import PROVIDER
 
 if TYPE_CHECKING:
@@ -50,10 +55,6 @@ _SHARED: Final = (*_HUB, "code_revision", "subfolder")
 # A class somewhere behind transformers' OSError (the hub's, by name, since its package is
 # transformers' dependency and not ours) -> what it means. The first that fits counts.
 _REASONS: Final[Mapping[str, tuple[type[GenerationError], str]]] = {
-    "OutOfMemoryError": (
-        ProviderServerError,
-        "out of memory while loading: try dtype=bfloat16, load_in_8bit=true or device_map=auto",
-    ),
     "GatedRepoError": (
         PermissionDeniedError,
         "{what} is gated: ask for access on its page, then log in with `hf auth login` or "
@@ -81,6 +82,11 @@ _ATTENTION: Final[Mapping[str, tuple[str, str]]] = {
     "flash_attention_4": ("flash_attn", "flash-attn-4"),
 }
 _GGUF: Final = "the GGUF file"
+# What transformers says where weights could not be converted: the reason is in its log alone.
+_UNCONVERTED: Final = "automatic conversion of the weights"
+# Of the warnings of 8-bit layers in bitsandbytes, and those that have been given.
+_CASTS: Final = "MatMul8bitLt: inputs will be cast"
+_told: Final[set[str]] = set()
 _INSTALL: Final = re.compile(r"pip install ([\w.-]+)")
 _GPU: Final = re.compile(r"(cuda|mps|npu|xpu)(:\d+)?|\d+")
 
@@ -107,6 +113,7 @@ def load(spec: LoadSpec, source: Source) -> Loaded:
             raise
         what = "the model" if source.gguf_file is None else _GGUF
         raise _explain(error, spec, what) from error
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_once)
     model.eval()
     # generate() would warn of it at each call: how long an answer may be, each row says itself.
     model.generation_config.max_length = None
@@ -150,9 +157,15 @@ def _load_tokenizer(spec: LoadSpec, source: Source) -> Any:
 
 
 def _load_model(spec: LoadSpec, source: Source) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        source.name, **_shared(spec, source), **_model_options(spec, source)
-    )
+    failures = count_failures()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source.name, **_shared(spec, source), **_model_options(spec, source)
+        )
+    except RuntimeError as error:
+        if _UNCONVERTED in str(error) and count_failures() > failures:
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
     if source.adapter is not None:
         try:
             _add_adapter(model, source.adapter, spec)
@@ -226,7 +239,9 @@ def _model_options(spec: LoadSpec, source: Source) -> dict[str, Any]:
     if spec.load_in_8bit or spec.load_in_4bit:
         _import_bitsandbytes()
         options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_8bit=spec.load_in_8bit, load_in_4bit=spec.load_in_4bit
+            load_in_8bit=spec.load_in_8bit,
+            load_in_4bit=spec.load_in_4bit,
+            bnb_4bit_compute_dtype=_compute_dtype(spec),
         )
     elif source.gguf_file is not None and hasattr(transformers, "GgufConfig"):
         # Releases without that class always unpack.
@@ -240,6 +255,24 @@ def _model_options(spec: LoadSpec, source: Source) -> dict[str, Any]:
             for device, limit in own["max_memory"].items()
         }
     return options | {name: value for name, value in own.items() if name not in _SHARED}
+
+
+def _compute_dtype(spec: LoadSpec) -> str | None:
+    """Return what 4-bit weights are unpacked to for each step; None for single precision.
+
+    GPUs compute several times as fast in half precision, CPUs several times as slowly.
+    """
+    on_gpu = torch.accelerator.is_available() and spec.device_map != "cpu"
+    return spec.dtype if on_gpu and spec.dtype in ("bfloat16", "float16") else None
+
+
+def _once(record: logging.LogRecord) -> bool:
+    """Let bitsandbytes say once what it says at each layer of each step."""
+    said = record.getMessage()
+    is_new = said not in _told
+    if said.startswith(_CASTS):
+        _told.add(said)
+    return is_new
 
 
 def _import_bitsandbytes() -> None:
@@ -257,6 +290,13 @@ def _import_bitsandbytes() -> None:
 
 
 def _explain(error: Exception, spec: LoadSpec, what: str) -> RiggingError:
+    if any(map(is_out_of_memory, _chain(error))):
+        return ProviderServerError(
+            "out of memory while loading: try dtype=bfloat16, load_in_8bit=true or device_map=auto",
+            provider=PROVIDER,
+            model=spec.model,
+            retryable=False,
+        )
     known = [name for cause in _chain(error) for name in _class_names(cause)]
     for name, (kind, message) in _REASONS.items():
         if name in known:

@@ -23,6 +23,7 @@ from rigging.error import BadRequestError, GenerationError, ProviderServerError,
 from rigging_transformers._answers import Answers
 from rigging_transformers._choice import check
 from rigging_transformers._decoding import decode, generate_options
+from rigging_transformers._frames import drop_frames
 from rigging_transformers._grouping import fits, groups, within
 from rigging_transformers._joining import (
     counts_width,
@@ -31,7 +32,7 @@ from rigging_transformers._joining import (
     row_rolls,
     seeds_roll,
 )
-from rigging_transformers._memory import Capacity, free_memory, is_out_of_memory
+from rigging_transformers._memory import free_memory, is_out_of_memory, on_device
 from rigging_transformers._request import prepare
 from rigging_transformers._rolling import RollingBatch
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from rigging_transformers._loaded import Loaded
+    from rigging_transformers._memory import Capacity
     from rigging_transformers._row import Row
     from rigging_transformers._ticket import Ticket
 
@@ -58,13 +60,15 @@ class DecodingLoop:
     Args:
         loaded: The model.
         take: Gives what has come since it was last asked.
-        max_rows: How many rows may run at once; fewer while memory does not suffice.
+        capacity: How many rows may run at once.
     """
 
-    def __init__(self, loaded: Loaded, take: Callable[[], Sequence[Ticket]], max_rows: int) -> None:
+    def __init__(
+        self, loaded: Loaded, take: Callable[[], Sequence[Ticket]], capacity: Capacity
+    ) -> None:
         self._loaded = loaded
         self._take = take
-        self._capacity = Capacity(max_rows)
+        self._capacity = capacity
         self._options = generate_options()
         self._rolls = model_rolls(loaded)
         self._seeds_roll = seeds_roll(loaded)
@@ -82,7 +86,7 @@ class DecodingLoop:
     def run(self) -> None:
         """Work until nothing waits and nothing runs."""
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), on_device(self._loaded.device):
                 while self._turn():
                     if self._aside:
                         self._run_aside()
@@ -163,10 +167,13 @@ class DecodingLoop:
         if len(group) > places:
             self._joining.appendleft(group[places:])
         rows = group[:places]
-        count = len(self._batch) + len(rows)
+        count, read = len(self._batch) + len(rows), rows[0].length
+        more = min(places - len(rows), self._joining_rows)
         try:
-            self._batch.join(rows, more=min(places - len(rows), self._joining_rows))
+            self._batch.join(rows, more=more)
         except Exception as error:  # noqa: BLE001 (whatever a model raises)
+            # Once they have been read, room is made for those that come next, too.
+            count += more if rows[0].length > read else 0
             self._recover(rows, count, error)
         else:
             self._answers.settle(rows)
@@ -294,7 +301,7 @@ def _refusal(error: Exception) -> RiggingError:
 
 def _let_go(error: Exception) -> None:
     """Free what the model had in its hands when memory ran out."""
-    error.__traceback__ = None  # it holds the frames, and these the tensors
+    drop_frames(error)  # these hold the tensors
     free_memory()
 
 

@@ -1,10 +1,15 @@
-"""Memory: running out of it, and giving it back. Imports torch: import this module late."""
+"""A device's memory: running out of it, and giving it back.
+
+Imports torch: import this module late.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -12,11 +17,34 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
-__all__ = ["Capacity", "free_memory", "is_out_of_memory", "weights_apart"]
+__all__ = [
+    "Capacity",
+    "count_failures",
+    "free_memory",
+    "free_workspaces",
+    "is_out_of_memory",
+    "on_device",
+    "weights_apart",
+]
 
-# Steps without trouble after which one row more is tried. Doubled each time it fails.
+_log: Final = logging.getLogger(__name__)
+
+# Steps without trouble after which one row more is tried. Doubled each time it fails, up to
+# the second number: what did not fit once may fit later.
 _CALM: Final = 64
+_CALMEST: Final = 4096
+
+# What a RuntimeError says where memory did not suffice: any device, cuBLAS and cuDNN, a CPU.
+_SIGNS: Final = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate",
+)
+# A thread's first multiplication takes memory for cuBLAS, which says so if there is none.
+_NO_HANDLE: Final = re.compile("CUBLAS_STATUS_NOT_INITIALIZED.*cublasCreate")
 
 # Parameters of glibc's mallopt(), and what else sets them.
 _TRIM_THRESHOLD: Final = -1
@@ -31,43 +59,80 @@ class Capacity:
         most: What it begins with, and never exceeds.
 
     Attributes:
+        most: The same.
         rows: How many at present.
     """
 
     def __init__(self, most: int) -> None:
         self.rows = most
-        self._most = most
+        self.most = most
         self._calm = _CALM
         self._steps = 0
 
     def halve(self, rows: int) -> None:
         """Note that memory did not suffice for so many."""
         self.rows = rows // 2
-        self._calm *= 2
+        self._calm = min(2 * self._calm, _CALMEST)
         self._steps = 0
 
     def count_step(self) -> None:
         """Note that a step of as many rows as may run went well."""
         self._steps += 1
-        if self.rows < self._most and self._steps >= self._calm:
+        if self.rows < self.most and self._steps >= self._calm:
             self.rows += 1
             self._steps = 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that memory did not suffice, on any device."""
-    # On a CPU it is a RuntimeError like any other.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate" in str(
-        error
-    )
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # Most of those who run out say it by an error like any other.
+    text = str(error)
+    is_sign = any(sign in text for sign in _SIGNS) or _NO_HANDLE.search(text)
+    return isinstance(error, RuntimeError) and bool(is_sign)
+
+
+def count_failures() -> int:
+    """Return how often memory has not sufficed on the process's CUDA GPUs."""
+    if not torch.cuda.is_initialized():
+        return 0
+    stats = map(torch.cuda.memory_stats, range(torch.cuda.device_count()))
+    return sum(each.get("num_ooms", 0) for each in stats)
+
+
+def free_workspaces() -> None:
+    """Free the workspaces of cuBLAS, which each thread leaves behind that multiplied matrices.
+
+    No other thread may multiply meanwhile: it holds its workspace by the bare address.
+    """
+    # Not public, and torch's own tests for leaks need it, too.
+    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+    if clear is not None and torch.cuda.is_initialized():
+        with contextlib.suppress(RuntimeError):  # see `free_memory`
+            clear()
 
 
 def free_memory() -> None:
     """Give back what allocators keep for later."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    try:
+        _empty_cache()
+    except RuntimeError as error:
+        # After a failed assertion, CUDA answers nothing any more. What else is to do shall go on.
+        _log.warning(
+            "the accelerator has failed, and this process cannot use it again: restart it (%s)",
+            error,
+        )
     # glibc keeps what is freed between blocks in use: a tenth of a model may stay.
     _call_glibc("malloc_trim", 0)
+
+
+def on_device(device: str) -> AbstractContextManager[object]:
+    """Make a CUDA GPU the thread's own, since some kernels run on that and not on their input's.
+
+    A new thread's is the first GPU.
+    """
+    return torch.cuda.device(device) if device.startswith("cuda") else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -91,6 +156,15 @@ def weights_apart() -> Iterator[None]:
         yield
     finally:
         _call_glibc("mallopt", _MMAP_THRESHOLD, 32 << 20)
+
+
+def _empty_cache() -> None:
+    if not torch.accelerator.is_available():
+        return
+    if hasattr(torch.accelerator, "empty_cache"):
+        torch.accelerator.empty_cache()
+    elif torch.cuda.is_available():  # torch before 2.9
+        torch.cuda.empty_cache()
 
 
 def _call_glibc(name: str, *arguments: int) -> None:

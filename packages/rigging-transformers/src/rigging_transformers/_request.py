@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from rigging import StopReason
 from rigging.error import (
+    BadRequestError,
     ContextLengthError,
     GenerationError,
     ProviderServerError,
@@ -110,6 +111,7 @@ def prepare(
         RiggingError: If the model cannot be asked that.
     """
     prompt = _encode(loaded, request)
+    _check_embedded(loaded, prompt)
     params = request.params
     own = plan(params, loaded.defaults, known)
     wanted = params.max_tokens or loaded.defaults.get("max_new_tokens") or DEFAULT_MAX_TOKENS
@@ -178,6 +180,18 @@ def _encode(loaded: Loaded, request: Request) -> list[int]:
         return encode_text(loaded.tokenizer, request.prompt)
     layout = loaded.layout(request.chat_template)
     return layout.encode(request.prompt, request.params.tools)
+
+
+def _check_embedded(loaded: Loaded, prompt: Sequence[int]) -> None:
+    """Check what a CUDA GPU must not meet: its process could not use it again."""
+    worst = max(prompt, default=0)
+    if loaded.vocabulary is not None and worst >= loaded.vocabulary:
+        token = loaded.tokenizer.convert_ids_to_tokens(worst)
+        raise BadRequestError(
+            f"the prompt has the token {token!r} ({worst}), and the model has embeddings for "
+            f"{loaded.vocabulary} tokens: take the tokenizer that belongs to it, or "
+            f"model.resize_token_embeddings(len(tokenizer)) and train what is new"
+        )
 
 
 def _room(loaded: Loaded, prompt: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.cache_utils import DynamicCache
 
-from rigging_transformers._cache import RollingCache
+from rigging_transformers._cache import RollingCache, remaining
 from rigging_transformers._choice import Choice
 from rigging_transformers._padding import left_pad
 
@@ -41,6 +41,8 @@ class RollingBatch:
         self._pad_id = loaded.pad_id
         self._cache = RollingCache()
         self._choice: Choice | None = None
+        # The last tokens and where they stand: on the device, where the next come from.
+        self._input: tuple[torch.Tensor, torch.Tensor] | None = None
         # Only the last token's logits are looked at; those of a long prompt fill gigabytes.
         takes = inspect.signature(self._model.forward).parameters
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
@@ -74,27 +76,29 @@ class RollingBatch:
             positions.clamp(min=0),
             cache,
         )
-        _add(rows, Choice(rows, scores.device)(scores))
+        _add(rows, Choice(rows, scores)(scores))
         keep = [index for index, row in enumerate(rows) if row.end is None]
         if keep:
             self._cache.add(cache, keep, [lengths[index] for index in keep], more=more)
             self.rows += [rows[index] for index in keep]
-            self._choice = None
+            self._choice = self._input = None
 
     def step(self) -> None:
         """Generate the next token of each row."""
         cache, mask = self._cache.opened()
-        scores = self._forward(
-            self._tensor([row.tokens[-1:] for row in self.rows]),
-            mask,
-            self._tensor([[length] for length in self._cache.lengths]),
-            cache,
-        )
+        if self._input is None:
+            self._input = (
+                self._tensor([row.tokens[-1:] for row in self.rows]),
+                self._tensor([[length] for length in self._cache.lengths]),
+            )
+        ids, positions = self._input
+        scores = self._forward(ids, mask, positions, cache)
         if self._choice is None:
-            self._choice = Choice(self.rows, scores.device)
+            self._choice = Choice(self.rows, scores)
         tokens = self._choice(scores)
         self._cache.advance()
         _add(self.rows, tokens)
+        self._input = tokens[:, None].to(self._device), positions.add_(1)
 
     def drop_ended(self) -> None:
         """Let rows leave that have ended."""
@@ -111,10 +115,8 @@ class RollingBatch:
         if gone:
             if self._cache:
                 self._cache.remove(indices)
-            for index in reversed(indices):
-                self.rows[index] = self.rows[-1]
-                self.rows.pop()
-            self._choice = None
+            self.rows = [self.rows[row] for row in remaining(len(self), indices)]
+            self._choice = self._input = None
         return gone
 
     def drop_lost(self) -> list[Row]:

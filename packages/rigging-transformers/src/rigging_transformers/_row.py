@@ -107,7 +107,8 @@ class Row:
     def _has_stop(self) -> bool:
         if not self.stops:
             return False
-        if not any(stop in self._recent() for stop in self.stops):
+        recent = self._recent()
+        if not any(stop in recent for stop in self.stops):
             return False
         # The beginning of a window may decode differently, so the whole text decides.
         text = self.continuation(self.prompt, self.tokens)

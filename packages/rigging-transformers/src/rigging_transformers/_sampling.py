@@ -34,9 +34,9 @@ _COLDEST: Final = 1e-5
 # transformers' own default where neither the caller nor the model says anything.
 _TOP_K: Final = 50
 
-# What looks at a row's own tokens, in the order in which transformers applies it: the type
-# of its value, and the value at which it changes nothing.
-_PROCESSORS: Final[Mapping[str, tuple[type, float]]] = {
+# What looks at a row's own tokens: the type of its value, and the value at which it changes
+# nothing.
+_PENALTIES: Final[Mapping[str, tuple[type, float]]] = {
     "repetition_penalty": (float, 1.0),
     "no_repeat_ngram_size": (int, 0),
 }
@@ -98,7 +98,9 @@ class Sampling:
     Attributes:
         sampled: Whether it is drawn; else the likeliest is taken.
         filters: What shapes the distribution before the draw: names and values, in order.
-        processors: What changes logits before that, by the row's tokens; likewise.
+        repetition_penalty: Divides the logit, or multiplies one below 0, of each token of the
+            row and its prompt; before all filters, as are the others.
+        no_repeat_ngram_size: Of a run of tokens that may not be there twice; 0 for none.
         presence_penalty: Taken from the logit of each token that the row has generated.
         frequency_penalty: The same, times how often it was generated.
         seed: Of the row's own random numbers; None for the process's.
@@ -106,7 +108,8 @@ class Sampling:
 
     sampled: bool = False
     filters: tuple[tuple[str, float], ...] = ()
-    processors: tuple[tuple[str, float], ...] = ()
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
@@ -156,14 +159,14 @@ def plan(
         return Plan(Sampling(), kwargs, alone=True, ignored=_lost_to_other_loops(params, sampled))
     sampling = Sampling(
         sampled=sampled,
-        processors=_processors(settings),
         filters=_filters(settings) if sampled else (),
+        **_penalties(settings),
         presence_penalty=params.presence_penalty or 0.0,
         frequency_penalty=params.frequency_penalty or 0.0,
         seed=params.seed if sampled else None,
     )
     rest = {
-        name: extra[name] for name in extra if name not in {*_PROCESSORS, *_FILTERS, "do_sample"}
+        name: extra[name] for name in extra if name not in {*_PENALTIES, *_FILTERS, "do_sample"}
     }
     return Plan(sampling, rest)
 
@@ -207,9 +210,9 @@ def _filters(settings: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
     )
 
 
-def _processors(settings: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
-    found = []
-    for name, (kind, neutral) in _PROCESSORS.items():
+def _penalties(settings: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, (kind, neutral) in _PENALTIES.items():
         value = settings.get(name)
         if value is None or value == neutral:
             continue
@@ -218,8 +221,8 @@ def _processors(settings: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
             raise BadRequestError(
                 f"generate() refuses {name}={value!r}: expected {kind.__name__} above 0"
             )
-        found.append((name, kind(value)))
-    return tuple(found)
+        found[name] = kind(value)
+    return found
 
 
 def _check_names(extra: Mapping[str, Any], known: Collection[str] | None) -> None:

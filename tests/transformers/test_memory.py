@@ -1,0 +1,319 @@
+"""Memory that runs out, and memory that is given back, as the devices say it.
+
+Where there is no GPU, what only one can say is put into torch's mouth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache
+
+from rigging import GenerateParams
+from rigging_transformers import TransformersGenerator
+from rigging_transformers._cache import RollingCache, _zeros
+from rigging_transformers._memory import free_memory, is_out_of_memory, on_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.transformers.conftest import Reference, Steps
+
+# Of torch since 2.8, and a RuntimeError.
+AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)
+SHORT = GenerateParams(max_tokens=3, temperature=0)
+
+
+def say(generator: TransformersGenerator, prompts: list[str], params: GenerateParams) -> list[str]:
+    results = asyncio.run(generator.generate_texts(prompts, [params] * len(prompts)))
+    return [str(result) for result in results]
+
+
+# -- Running out -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        AcceleratorError("CUDA error: out of memory"),
+        MemoryError(),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError(
+            "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+        ),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB, max allowed: 5.10 GB)"),
+        RuntimeError("Error CUDA out of memory at line 380 in file ops.cu"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+    ids=str,
+)
+def test_memory_that_does_not_suffice_is_known_however_it_is_said(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AcceleratorError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`"),
+        ValueError("the prompt is about being out of memory"),
+    ],
+    ids=str,
+)
+def test_what_has_nothing_to_do_with_memory_is_no_lack_of_it(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("read", [4, 23, 8192], ids=["by-one", "by-few", "all-at-once"])
+def test_buffers_that_do_not_fit_halve_the_batch_they_were_for(
+    borrowing: TransformersGenerator,
+    reference: Reference,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    read: int,
+) -> None:
+    def zeros(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        if rows > 18:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return _zeros(like, rows, columns)
+
+    monkeypatch.setattr("rigging_transformers._cache._zeros", zeros)
+    monkeypatch.setattr("rigging_transformers._loop._READ_ON_CPU", read)
+    borrowing.max_batch_size = 32
+    prompts = [f"number {n}" for n in range(32)]
+
+    said = say(borrowing, prompts, SHORT)
+
+    assert said == [reference.text(reference.new_tokens(p, max_new_tokens=3)) for p in prompts]
+    assert "with 32 prompts at once, and goes on with at most 16" in caplog.text
+    assert caplog.text.count("ran out of memory") == 1
+
+
+def test_a_cache_that_cannot_begin_keeps_no_buffers(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def zeros(*args: Any) -> torch.Tensor:
+        if len(made) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        new = _zeros(*args)
+        made.append(weakref.ref(new))
+        return new
+
+    monkeypatch.setattr("rigging_transformers._cache._zeros", zeros)
+    prefilled = DynamicCache(config=reference.model.config)
+    with torch.inference_mode():
+        reference.model(torch.ones(2, 5, dtype=torch.long), past_key_values=prefilled)
+    cache = RollingCache()
+
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        cache.add(prefilled, [0, 1], [5, 5])
+
+    del caught
+    assert [buffer() for buffer in made] == [None] * 3
+
+
+@pytest.mark.parametrize("options", [{}, {"remove_invalid_values": True}], ids=["rolling", "other"])
+def test_nothing_that_led_to_the_lack_of_memory_is_held_while_fewer_go_on(
+    borrowing: TransformersGenerator, reference: Reference, options: dict[str, Any]
+) -> None:
+    large: list[weakref.ref[torch.Tensor]] = []
+    held: list[bool] = []
+
+    def allocate() -> None:
+        tensor = torch.zeros(8)
+        large.append(weakref.ref(tensor))
+        raise RuntimeError("CUDA error: out of memory")
+
+    def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        if len(kwargs["input_ids"]) > 2:
+            try:
+                allocate()
+            except RuntimeError as error:
+                raise torch.OutOfMemoryError("CUDA out of memory") from error
+        held.append(large[0]() is not None)
+
+    params = SHORT.merge_with(GenerateParams(extra=options))
+    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        say(borrowing, ["one", "two", "three", "four"], params)
+    finally:
+        handle.remove()
+
+    assert held
+    assert not any(held)
+
+
+@pytest.fixture
+def scarce(reference: Reference) -> Iterator[list[int]]:
+    """Memory for four rows; the rows of each forward pass."""
+    widths: list[int] = []
+
+    def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        widths.append(len(kwargs["input_ids"]))
+        if widths[-1] > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    yield widths
+    handle.remove()
+
+
+def test_what_did_not_fit_is_remembered_while_nothing_runs(
+    borrowing: TransformersGenerator, scarce: list[int]
+) -> None:
+    prompts = [f"number {n}" for n in range(8)]
+    say(borrowing, prompts, SHORT)
+    assert max(scarce) == 8
+    scarce.clear()
+
+    say(borrowing, prompts, SHORT)
+
+    assert max(scarce) == 4
+
+
+def test_a_batch_size_that_is_set_anew_is_tried(
+    borrowing: TransformersGenerator, scarce: list[int]
+) -> None:
+    prompts = [f"number {n}" for n in range(8)]
+    say(borrowing, prompts, SHORT)
+    scarce.clear()
+
+    borrowing.max_batch_size = 6
+    say(borrowing, prompts, SHORT)
+
+    assert max(scarce) == 6
+
+
+# -- Giving it back ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def freed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was given back, in order, on a machine that seems to have a GPU."""
+    freed: list[str] = []
+    monkeypatch.setattr(
+        torch._C, "_cuda_clearCublasWorkspaces", lambda: freed.append("workspaces"), raising=False
+    )
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr("rigging_transformers._memory._empty_cache", lambda: freed.append("blocks"))
+    return freed
+
+
+def test_unloading_frees_what_matrix_multiplications_keep(
+    generator: TransformersGenerator, request: pytest.FixtureRequest
+) -> None:
+    generator.load()
+    freed = request.getfixturevalue("freed")
+
+    generator.unload()
+
+    assert freed == ["workspaces", "blocks"]
+
+
+def test_unloading_takes_nothing_from_an_engine_that_runs(
+    generator: TransformersGenerator,
+    borrowing: TransformersGenerator,
+    steps: Steps,
+    request: pytest.FixtureRequest,
+) -> None:
+    generator.load()
+    freed = request.getfixturevalue("freed")
+
+    async def main() -> None:
+        long = GenerateParams(max_tokens=100, temperature=0)
+        running = asyncio.create_task(borrowing.generate_texts(["one"], [long]))
+        await steps.reach(2)
+        await asyncio.to_thread(generator.unload)
+        assert not running.done()
+        await running
+
+    asyncio.run(main())
+
+    assert freed == ["blocks"]
+
+
+def test_any_kind_of_accelerator_gives_back_what_its_allocator_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.accelerator, "empty_cache", lambda: emptied.append(True), raising=False
+    )
+
+    free_memory()
+
+    assert emptied == [True]
+
+
+def test_unloading_goes_on_where_the_device_has_failed(
+    generator: TransformersGenerator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    generator.load()
+    own = generator._engine._own
+    assert own is not None
+    model = weakref.ref(own.model)
+    del own
+
+    def fail() -> None:
+        raise AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", fail, raising=False)
+    generator.unload()
+
+    assert model() is None
+    assert "restart it (CUDA error: device-side assert triggered)" in caplog.text
+
+
+# -- The device of the engine's thread ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cuda:1", ["cuda:1"]), ("cpu", []), ("mps:0", [])]
+)
+def test_a_cuda_gpu_is_made_the_threads_own(
+    monkeypatch: pytest.MonkeyPatch, device: str, expected: list[str]
+) -> None:
+    chosen: list[str] = []
+
+    @contextlib.contextmanager
+    def choose(device: str) -> Iterator[None]:
+        chosen.append(device)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", choose)
+
+    with on_device(device):
+        assert chosen == expected
+
+
+def test_a_model_runs_on_its_own_device(
+    borrowing: TransformersGenerator, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current: list[str] = []
+    seen: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def choose(device: str) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.remove(device)
+
+    monkeypatch.setattr("rigging_transformers._loop.on_device", choose)
+    handle = reference.model.register_forward_hook(lambda *_: seen.append([*current]))
+    say(borrowing, ["one"], SHORT)
+    handle.remove()
+
+    assert seen == [["cpu"]] * 3
