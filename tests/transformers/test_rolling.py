@@ -341,9 +341,9 @@ def test_memory_that_runs_out_half_way_lets_no_option_count_anew(
 def test_a_seeded_row_goes_on_as_it_began_when_memory_runs_out_half_way(
     borrowing: TransformersGenerator, reference: Reference, steps: Steps
 ) -> None:
-    extra = {"min_new_tokens": 12, "repetition_penalty": 1.3}
+    extra = {"min_new_tokens": 12, "repetition_penalty": 1.8}
     seeded = GenerateParams(max_tokens=12, temperature=1.0, seed=3, extra=extra).merge_with(
-        GenerateParams(presence_penalty=0.5, frequency_penalty=0.5)
+        GenerateParams(presence_penalty=-1.0, frequency_penalty=-2.0)
     )
     (alone,) = asyncio.run(borrowing.generate_texts(["two"], [seeded]))
     refused: list[int] = []
