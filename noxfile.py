@@ -176,9 +176,7 @@ def minimums(session: nox.Session, suite: str) -> None:
     session.env["UV_RESOLUTION"] = "lowest-direct"
     _install_suite(session, suite, tested=False)
     del session.env["UV_RESOLUTION"]  # what tests install, they take as users do
-    session.env["RIGGING_REQUIRE"] = suite
-    session.env.update(LOCAL_ONLY)
-    session.run("pytest", f"tests/{suite}", *session.posargs)
+    _run_tests(session, suite, f"tests/{suite}")
 
 
 @nox.session(default=False)
@@ -206,9 +204,6 @@ def constraints(session: nox.Session, name: str) -> None:
 def _test(session: nox.Session, suite: str) -> None:
     """Run one of the `SUITES` in its environment."""
     _install_suite(session, suite)
-    # What the suite is about must be there: its absence fails the tests instead of skipping them.
-    session.env["RIGGING_REQUIRE"] = suite
-    session.env.update(LOCAL_ONLY)
     if suite == "core":
         # A selection of tests covers less, so only the whole suite is measured.
         coverage = () if session.posargs else ("--cov",)
@@ -217,6 +212,13 @@ def _test(session: nox.Session, suite: str) -> None:
             paths = ()  # the arguments say which tests
     else:
         paths = (f"tests/{suite}",)
+    _run_tests(session, suite, *paths)
+
+
+def _run_tests(session: nox.Session, suite: str, *paths: str) -> None:
+    # What the suite is about must be there: its absence fails the tests instead of skipping them.
+    session.env["RIGGING_REQUIRE"] = suite
+    session.env.update(LOCAL_ONLY)
     session.run("pytest", *paths, *session.posargs)
 
 

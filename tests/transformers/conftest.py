@@ -83,6 +83,15 @@ class Steps:
 @pytest.fixture
 def steps(reference: Reference) -> Iterator[Steps]:
     steps = Steps()
-    handle = reference.model.register_forward_hook(steps)
-    yield steps
-    handle.remove()
+    with reference.model.register_forward_hook(steps):
+        yield steps
+
+
+@pytest.fixture
+def widths(reference: Reference) -> Iterator[list[int]]:
+    """The rows of each forward pass of the model."""
+    widths: list[int] = []
+    with reference.model.register_forward_pre_hook(
+        lambda _, __, kwargs: widths.append(len(kwargs["input_ids"])), with_kwargs=True
+    ):
+        yield widths

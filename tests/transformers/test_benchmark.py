@@ -70,9 +70,6 @@ def test_a_stream_waits_for_no_batch_that_has_failed(
     def fail(*_: Any) -> None:
         raise ValueError("broken")
 
-    handle = reference.model.register_forward_pre_hook(fail)
-    try:
-        with pytest.raises(RuntimeError, match=r"ran for 0 steps only: .*broken"):
-            benchmark.steps_to_first_token(borrowing, reference.model, ["one"])
-    finally:
-        handle.remove()
+    fails = pytest.raises(RuntimeError, match=r"ran for 0 steps only: .*broken")
+    with reference.model.register_forward_pre_hook(fail), fails:
+        benchmark.steps_to_first_token(borrowing, reference.model, ["one"])

@@ -71,10 +71,11 @@ def test_rows_that_stay_keep_their_keys_and_values(reference: Reference, seed: i
     with torch.inference_mode():
         cache = filled(reference, [3, 9, *(draw.randint(3, 9) for _ in range(8))])
         before = held(cache)
-        cache.remove(gone)
+        order = remaining(10, gone)
+        cache.keep(order)
         after = held(cache)
 
-    assert after == [before[row] for row in remaining(10, gone)]
+    assert after == [before[row] for row in order]
 
 
 def test_rows_that_leave_side_by_side_cost_one_copy(reference: Reference) -> None:
@@ -91,6 +92,6 @@ def test_rows_that_leave_side_by_side_cost_one_copy(reference: Reference) -> Non
     with torch.inference_mode():
         cache = filled(reference, [5] * 16)
         with Copies():
-            cache.remove(range(2, 9))
+            cache.keep(remaining(16, range(2, 9)))
 
     assert len(copies) == 2 * LAYERS + 1  # keys and values of each, and the mask

@@ -374,11 +374,8 @@ def little_room(model: Any, device: str) -> Iterator[None]:
         if len(kwargs["input_ids"]) > 8:
             raise torch.OutOfMemoryError("out of memory. Tried to allocate 20.00 MiB")
 
-    handle = model.register_forward_pre_hook(refuse, with_kwargs=True)
-    try:
+    with model.register_forward_pre_hook(refuse, with_kwargs=True):
         yield
-    finally:
-        handle.remove()
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(

@@ -142,11 +142,8 @@ def test_nothing_that_led_to_the_lack_of_memory_is_held_while_fewer_go_on(
         held.append(large[0]() is not None)
 
     params = SHORT.merge_with(GenerateParams(extra=options))
-    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
-    try:
+    with reference.model.register_forward_pre_hook(refuse, with_kwargs=True):
         say(borrowing, ["one", "two", "three", "four"], params)
-    finally:
-        handle.remove()
 
     assert held
     assert not any(held)
@@ -162,9 +159,8 @@ def scarce(reference: Reference) -> Iterator[list[int]]:
         if widths[-1] > 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
-    yield widths
-    handle.remove()
+    with reference.model.register_forward_pre_hook(refuse, with_kwargs=True):
+        yield widths
 
 
 def test_what_did_not_fit_is_remembered_while_nothing_runs(
@@ -312,8 +308,7 @@ def test_a_model_runs_on_its_own_device(
         current.remove(device)
 
     monkeypatch.setattr("rigging_transformers._loop.on_device", choose)
-    handle = reference.model.register_forward_hook(lambda *_: seen.append([*current]))
-    say(borrowing, ["one"], SHORT)
-    handle.remove()
+    with reference.model.register_forward_hook(lambda *_: seen.append([*current])):
+        say(borrowing, ["one"], SHORT)
 
     assert seen == [["cpu"]] * 3

@@ -11,23 +11,11 @@ from rigging.error import ProviderServerError
 from tests.support.retries import LIBRARIES, note_sleeping, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from rigging_transformers import TransformersGenerator
-    from tests.transformers.conftest import Reference
 
 PARAMS = rg.GenerateParams(max_tokens=4, temperature=0)
-
-
-@pytest.fixture
-def batches(reference: Reference) -> Iterator[list[int]]:
-    """The rows of each forward pass of the model."""
-    sizes: list[int] = []
-    handle = reference.model.register_forward_pre_hook(
-        lambda _, __, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
-    yield sizes
-    handle.remove()
 
 
 def noted_calls(
@@ -54,26 +42,24 @@ def noted_calls(
 
 
 def test_many_prompts_are_one_batch_and_each_gets_its_own_answer(
-    borrowing: TransformersGenerator, batches: list[int]
+    borrowing: TransformersGenerator, widths: list[int]
 ) -> None:
     inputs = [f"prompt {number}" for number in range(12)]
 
     batch = borrowing.chat(params=PARAMS).run_batch_sync(inputs)
     alone = [borrowing.chat(one, params=PARAMS).run_sync() for one in inputs[:3]]
 
-    assert batches == [12] * 4 + [1] * 12
+    assert widths == [12] * 4 + [1] * 12
     assert [chat.last.text for chat in batch[:3]] == [chat.last.text for chat in alone]
 
 
-def test_nested_runs_are_one_batch_too(
-    borrowing: TransformersGenerator, batches: list[int]
-) -> None:
+def test_nested_runs_are_one_batch_too(borrowing: TransformersGenerator, widths: list[int]) -> None:
     def once_more(chat: rg.Chat) -> rg.ChatPipeline | None:
         return chat.continue_("more") if len(chat) == 2 else None
 
     chats = borrowing.chat("Hi", params=PARAMS).then(once_more).run_many_sync(8)
 
-    assert batches == [8] * 8
+    assert widths == [8] * 8
     assert [len(chat) for chat in chats] == [4] * 8
 
 

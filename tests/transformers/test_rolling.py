@@ -43,17 +43,6 @@ LONG = GenerateParams(max_tokens=150, temperature=0)
 SHORT = GenerateParams(max_tokens=3, temperature=0)
 
 
-@pytest.fixture
-def widths(reference: Reference) -> Iterator[list[int]]:
-    """The rows of each forward pass of the model."""
-    widths: list[int] = []
-    handle = reference.model.register_forward_pre_hook(
-        lambda _, __, kwargs: widths.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
-    yield widths
-    handle.remove()
-
-
 def greedy(reference: Reference, prompt: str, tokens: int) -> str:
     return reference.text(reference.new_tokens(prompt, max_new_tokens=tokens))
 
@@ -301,11 +290,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 ) -> None:
     prompts = [f"number {n}" for n in range(6)]
     params = GenerateParams(max_tokens=10, temperature=0, extra=options)
-    handle = reference.model.register_forward_pre_hook(Scarce(2, after), with_kwargs=True)
-    try:
+    with reference.model.register_forward_pre_hook(Scarce(2, after), with_kwargs=True):
         results = asyncio.run(borrowing.generate_texts(prompts, [params] * 6))
-    finally:
-        handle.remove()
 
     assert [str(result) for result in results] == [greedy(reference, p, 10) for p in prompts]
     assert "ran out of memory with 6 prompts at once" in caplog.text
@@ -325,11 +311,8 @@ def test_memory_that_runs_out_half_way_lets_no_option_count_anew(
     }[kind]
     params = GenerateParams(max_tokens=12, temperature=0, extra=options)
     scarce = Scarce(2, after=4)
-    handle = reference.model.register_forward_pre_hook(scarce, with_kwargs=True)
-    try:
+    with reference.model.register_forward_pre_hook(scarce, with_kwargs=True):
         results = asyncio.run(borrowing.generate_texts([prompt] * 4, [params] * 4))
-    finally:
-        handle.remove()
 
     expected = reference.new_tokens(prompt, max_new_tokens=12, **options)
     if expected[-1] == options.get("eos_token_id"):
@@ -363,11 +346,8 @@ def test_a_seeded_row_goes_on_as_it_began_when_memory_runs_out_half_way(
         await beside
         return str(result)
 
-    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
-    try:
+    with reference.model.register_forward_pre_hook(refuse, with_kwargs=True):
         said = asyncio.run(main())
-    finally:
-        handle.remove()
 
     assert refused
     assert said == str(alone)
@@ -388,11 +368,8 @@ def test_a_row_that_does_not_fit_beside_others_waits_for_them(
         second = await borrowing.generate_texts(["two"], [SHORT])
         return [str(result) for result in (*await first, *second)]
 
-    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
-    try:
+    with reference.model.register_forward_pre_hook(refuse, with_kwargs=True):
         said = asyncio.run(main())
-    finally:
-        handle.remove()
 
     assert said == [greedy(reference, "one", 20), greedy(reference, "two", 3)]
 
@@ -456,11 +433,8 @@ def test_a_row_that_does_not_fit_beside_others_of_another_kind_waits_for_them(
         three = asyncio.create_task(borrowing.generate_texts(["three"], [long]))
         return [str(result) for done in (one, two, three) for result in await done]
 
-    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
-    try:
+    with reference.model.register_forward_pre_hook(refuse, with_kwargs=True):
         said = asyncio.run(main())
-    finally:
-        handle.remove()
 
     assert said == [greedy(reference, prompt, 20) for prompt in ("one", "two", "three")]
     assert len(refused) == 1
@@ -480,11 +454,8 @@ def test_after_a_while_more_rows_are_tried_again(
         finally:
             scarce.rows = 4 if scarce.passes else 2
 
-    handle = reference.model.register_forward_pre_hook(refuse_once, with_kwargs=True)
-    try:
+    with reference.model.register_forward_pre_hook(refuse_once, with_kwargs=True):
         results = asyncio.run(borrowing.generate_texts(prompts, [params] * 12))
-    finally:
-        handle.remove()
 
     assert [str(result) for result in results] == [greedy(reference, p, 60) for p in prompts]
     after = widths[1:]
@@ -499,11 +470,8 @@ def test_one_row_that_does_not_fit_fails_alone(
         if kwargs["input_ids"].shape[1] > 50:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-    handle = reference.model.register_forward_pre_hook(refuse, with_kwargs=True)
-    try:
+    with reference.model.register_forward_pre_hook(refuse, with_kwargs=True):
         long, fine = asyncio.run(borrowing.generate_texts(["word " * 60, "word"], [SHORT] * 2))
-    finally:
-        handle.remove()
 
     assert isinstance(fine, GeneratedText)
     assert isinstance(long, ProviderServerError)
@@ -516,9 +484,8 @@ def test_a_model_that_fails_fails_those_it_was_run_for(
     def fail(*_: Any) -> None:
         raise ValueError("broken")
 
-    handle = reference.model.register_forward_pre_hook(fail)
-    first, second = asyncio.run(borrowing.generate_texts(["one", "two"], [SHORT] * 2))
-    handle.remove()
+    with reference.model.register_forward_pre_hook(fail):
+        first, second = asyncio.run(borrowing.generate_texts(["one", "two"], [SHORT] * 2))
     (again,) = asyncio.run(borrowing.generate_texts(["one"], [SHORT]))
 
     assert isinstance(first, ProviderServerError)

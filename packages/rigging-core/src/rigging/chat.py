@@ -15,7 +15,7 @@ from rigging._run import Job, Post
 from rigging._template import applied_to_message
 from rigging.error import InvalidMessageError, InvalidParamsError
 from rigging.message import Message, MessageLike
-from rigging.params import GenerateParams
+from rigging.params import GenerateParams, no_params
 from rigging.result import GeneratedMessage
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ class ChatPipeline(
                     f"got {type(answer).__name__}"
                 )
             messages, params, *post = answer
-            job = Job(tuple(Message.fit_as_list(messages)), GenerateParams().merge_with(params))
+            job = Job(tuple(Message.fit_as_list(messages)), no_params().merge_with(params))
             posts += post
         return job, posts
 

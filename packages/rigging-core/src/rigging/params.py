@@ -137,8 +137,9 @@ class GenerateParams(Model):
 
     def unshared(self) -> GenerateParams:
         """Return parameters with containers of their own: themselves, if they hold none."""
-        if not self._holds_containers():
-            return self
+        return self._copied() if self._holds_containers() else self
+
+    def _copied(self) -> GenerateParams:
         return filled(type(self), _unshared(self.__dict__.copy()), {*self.__pydantic_fields_set__})
 
     def _holds_containers(self) -> bool:
@@ -171,7 +172,7 @@ _NOTHING: Final = GenerateParams()
 
 def no_params() -> GenerateParams:
     """Return `GenerateParams()`, at a part of its cost: every pipeline begins with one."""
-    return filled(GenerateParams, _unshared(_NOTHING.__dict__.copy()), set())
+    return _NOTHING._copied()
 
 
 class Merged:

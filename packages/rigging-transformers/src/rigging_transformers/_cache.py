@@ -138,9 +138,8 @@ class RollingCache:
         self.lengths += lengths
         self._refit()
 
-    def remove(self, indices: Sequence[int]) -> None:
-        """Drop rows; the last ones take their places, as `remaining` says."""
-        order = remaining(len(self), indices)
+    def keep(self, order: Sequence[int]) -> None:
+        """Keep these rows, in that order, which `remaining` gives; drop the others."""
         for into, source in _runs(order):
             live = slice(self._window.end - max(self.lengths[source]), self._window.end)
             for layer in self._layers:

@@ -113,9 +113,10 @@ class RollingBatch:
         """Let rows leave, and return them; ``indices`` ascend."""
         gone = [self.rows[index] for index in indices]
         if gone:
+            order = remaining(len(self), indices)
             if self._cache:
-                self._cache.remove(indices)
-            self.rows = [self.rows[row] for row in remaining(len(self), indices)]
+                self._cache.keep(order)
+            self.rows = [self.rows[row] for row in order]
             self._choice = self._input = None
         return gone
 
