@@ -16,7 +16,12 @@ import torch
 
 import rigging as rg
 from rigging import GeneratedText, GenerateParams
-from rigging.error import BadRequestError, InvalidGeneratorError, RiggingError
+from rigging.error import (
+    BadRequestError,
+    InvalidGeneratorError,
+    ProviderServerError,
+    RiggingError,
+)
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._loaded import Loaded
 
@@ -78,6 +83,42 @@ def test_plugins_are_told_when_a_model_is_loaded_and_unloaded(
     assert loaded[:2] == ("transformers", generator.model)
     assert loaded.duration_s > 0
     assert unloaded == rg.events.ModelUnloaded("transformers", generator.model)
+
+
+def test_a_plugin_that_is_told_of_a_model_cannot_wait_for_its_engine(
+    generator: TransformersGenerator,
+) -> None:
+    refused: list[RiggingError] = []
+
+    class Meddles:
+        def rigging_model_loaded(self, event: rg.events.ModelLoaded) -> None:
+            for call in (generator.load, generator.unload, lambda: say(generator)):
+                with pytest.raises(RiggingError) as caught:
+                    call()
+                refused.append(caught.value)
+
+    with rg.plugins.manager.register(Meddles()):
+        generator.load()
+
+    assert ["start a thread" in str(error) for error in refused] == [True, True, False]
+    assert "its own thread" in str(refused[-1])
+    assert say(generator)
+
+
+def test_an_engine_that_failed_leaves_no_model_in_its_error(
+    generator: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(loaded: Loaded) -> bool:
+        raise KeyError("odd model")
+
+    model = loaded_model(generator.load())
+    monkeypatch.setattr("rigging_transformers._loop.model_rolls", fail)
+    (failure,) = asyncio.run(generator.generate_texts(["Hi"], [SHORT]))
+    generator.unload()
+
+    assert isinstance(failure, ProviderServerError)
+    assert "odd model" in str(failure)
+    assert model() is None
 
 
 def test_unloading_gives_the_memory_back(generator: TransformersGenerator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -173,3 +174,22 @@ def test_extras_that_count_from_the_batchs_width_mean_the_same_for_each_row(
     ]
 
     assert [str(result) for result in together] == [str(result) for result in alone]
+
+
+@pytest.mark.parametrize("option", ["forced_bos_token_id", "encoder_no_repeat_ngram_size"])
+def test_extras_that_take_padding_for_the_prompt_mean_the_same_for_each_row(
+    reference: Reference, option: str
+) -> None:
+    # The short prompt is one token, and is padded with what it is followed by.
+    first, *_ = reference.new_tokens("a", max_new_tokens=1)
+    tokenizer = copy.deepcopy(reference.tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(first)
+    assert len(tokenizer("a")["input_ids"]) == 1
+    generator = TransformersGenerator.from_obj(reference.model, tokenizer)
+    value = tokenizer.convert_tokens_to_ids("Q") if option == "forced_bos_token_id" else 1
+    params = GenerateParams(max_tokens=4, temperature=0, extra={option: value})
+
+    (alone,) = asyncio.run(generator.generate_texts(["a"], [params]))
+    together, _ = asyncio.run(generator.generate_texts(["a", PROMPTS[1]], [params] * 2))
+
+    assert str(together) == str(alone)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,11 +13,12 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from rigging import GeneratedText, GenerateParams
-from rigging.error import ProviderServerError
+from rigging.error import ProviderServerError, ProviderTimeoutError
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._cache import _zeros
 from rigging_transformers._joining import model_rolls
 from rigging_transformers._rolling import RollingBatch
+from rigging_transformers._row import cut_at_stop
 from tests.transformers.conftest import Steps
 
 if TYPE_CHECKING:
@@ -374,6 +376,43 @@ def test_a_row_that_does_not_fit_beside_others_waits_for_them(
     assert said == [greedy(reference, "one", 20), greedy(reference, "two", 3)]
 
 
+@pytest.mark.parametrize("kind", ["rolling", "halved"])
+def test_those_who_wait_for_memory_run_out_of_time_in_time(
+    borrowing: TransformersGenerator, reference: Reference, steps: Steps, kind: str
+) -> None:
+    """Rows put aside, and the half of a batch that is generated later."""
+
+    def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        rows, tokens = kwargs["input_ids"].shape
+        if rows > 1 or (kind == "rolling" and tokens > 1 and steps.count > 3):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    def slow(count: int) -> None:
+        time.sleep(0.02)
+
+    steps.then = slow
+    extra = {"remove_invalid_values": True}
+    long = GenerateParams(max_tokens=100, temperature=0, extra=extra)
+    hasty = GenerateParams(
+        max_tokens=5, temperature=0, timeout=0.5, extra=extra if kind == "halved" else {}
+    )
+
+    async def main() -> list[Any]:
+        first = asyncio.create_task(borrowing.generate_texts(["one"], [long]))
+        # Either it comes later, or both come at once.
+        await (steps.reach(4) if kind == "rolling" else asyncio.sleep(0))
+        (second,) = await borrowing.generate_texts(["two"], [hasty])
+        is_late = first.done()
+        return [*await first, second, is_late]
+
+    with reference.model.register_forward_pre_hook(refuse, with_kwargs=True):
+        one, two, is_late = asyncio.run(main())
+
+    assert isinstance(two, ProviderTimeoutError)
+    assert not is_late
+    assert str(one) == greedy(reference, "one", 100)
+
+
 @pytest.mark.parametrize("number", range(28))
 def test_memory_that_runs_out_in_the_cache_changes_no_answer(
     borrowing: TransformersGenerator,
@@ -492,6 +531,21 @@ def test_a_model_that_fails_fails_those_it_was_run_for(
     assert "the model failed: ValueError: broken" in str(first)
     assert first is not second
     assert isinstance(again, GeneratedText)
+
+
+def test_a_model_whose_code_leaves_the_thread_fails_those_it_was_run_for(
+    borrowing: TransformersGenerator, reference: Reference
+) -> None:
+    def leave(*_: Any) -> None:
+        raise SystemExit(3)
+
+    with reference.model.register_forward_pre_hook(leave):
+        (failed,) = asyncio.run(borrowing.generate_texts(["one"], [SHORT]))
+    (again,) = asyncio.run(borrowing.generate_texts(["one"], [SHORT]))
+
+    assert isinstance(failed, ProviderServerError)
+    assert "the engine failed: SystemExit: 3" in str(failed)
+    assert str(again) == greedy(reference, "one", 3)
 
 
 @pytest.fixture
@@ -688,3 +742,39 @@ def test_what_the_models_own_config_asks_for_is_done(
     (result,) = asyncio.run(borrowing.generate_texts(["The quick"], [params]))
 
     assert str(result) == greedy(reference, "The quick", 12)
+
+
+@pytest.mark.parametrize("extra", [{}, {"remove_invalid_values": True}], ids=["rolling", "others"])
+@pytest.mark.parametrize("stops", ["e", ["zzzz", "e"]], ids=str)
+def test_stop_texts_of_the_models_own_config_end_each_row(
+    borrowing: TransformersGenerator,
+    reference: Reference,
+    monkeypatch: pytest.MonkeyPatch,
+    stops: str | list[str],
+    extra: dict[str, Any],
+) -> None:
+    prompts = ["The quick", "One", "red, green, blue and", "What is it then?"]
+    expected = [cut_at_stop(greedy(reference, prompt, 30), ["e", "q"]) for prompt in prompts]
+    monkeypatch.setattr(reference.model.generation_config, "stop_strings", stops)
+    params = GenerateParams(max_tokens=30, temperature=0, stop=["q"], extra=extra)
+
+    results = asyncio.run(borrowing.generate_texts(prompts, [params] * 4))
+
+    assert [str(result) for result in results] == expected
+    assert "stop" in [getattr(result, "stop_reason", None) for result in results]
+    assert borrowing._engine._borrowed is not None
+    assert model_rolls(borrowing._engine._borrowed)
+
+
+def test_a_model_that_gives_up_early_answers_with_what_it_has(
+    borrowing: TransformersGenerator, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference.model.generation_config, "max_time", 1e-6)
+
+    results = asyncio.run(borrowing.generate_texts(["One", "What is it"], [LONG] * 2))
+
+    for result in results:
+        assert isinstance(result, GeneratedText)
+        assert result.stop_reason == "length"
+        assert result.usage is not None
+        assert result.usage.output_tokens == 1

@@ -10,7 +10,7 @@ from rigging_transformers._request import fresh, outcome, placed
 from rigging_transformers._ticket import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rigging.error import RiggingError
     from rigging_transformers._loaded import Loaded
@@ -50,7 +50,7 @@ class Answers:
                 self._forget(row)
         return claimed
 
-    def wanted(self, rows: list[Row]) -> list[Row]:
+    def wanted(self, rows: Sequence[Row]) -> list[Row]:
         """Leave out rows that nobody waits for any more."""
         now = time.monotonic()
         for row in rows:

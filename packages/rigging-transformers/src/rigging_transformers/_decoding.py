@@ -76,6 +76,7 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
         # Whatever the model's own config says.
         "num_return_sequences": 1,
         "return_dict_in_generate": False,
+        "stop_strings": None,  # each row knows them
         "tokenizer": loaded.tokenizer,
         **rows[0].plan.kwargs,
     }
@@ -100,6 +101,9 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
     )
     if alone:
         _read_back(rows[0], output[0, len(ids[0]) :].tolist())
+    for row in rows:
+        # A model may give up early, by a rule of its own.
+        row.end = row.end or "length"
 
 
 def _read_back(row: Row, tokens: list[int]) -> None:
@@ -108,8 +112,6 @@ def _read_back(row: Row, tokens: list[int]) -> None:
         if row.end is not None:
             return
         row.add(token, now=0.0)
-    # A loop may give up early, by a rule of its own.
-    row.end = row.end or "length"
 
 
 class _Chosen:

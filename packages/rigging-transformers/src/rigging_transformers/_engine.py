@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import gc
+import logging
 import os
 import time
 import weakref
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from rigging.error import MissingDependencyError, ProviderServerError, RiggingError
 from rigging.events import ModelLoaded, ModelUnloaded
 from rigging.plugins import manager
+from rigging_transformers._frames import drop_frames
 from rigging_transformers._request import fresh
 from rigging_transformers._source import PROVIDER, LoadSpec, locate, require_modules
 from rigging_transformers._ticket import Outbox, Ticket, is_lost
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
+_log: Final = logging.getLogger(__name__)
 
 # All there are, for a forked child to begin anew with.
 _ENGINES: Final[weakref.WeakSet[Engine]] = weakref.WeakSet()
@@ -160,6 +163,8 @@ class Engine:
     def _put_gathered(self, gathered: list[Ticket]) -> None:
         if is_lost(current_thread()):
             self._refuse(gathered, _cannot_run("Python is exiting"))
+        elif current_thread() is self._thread:
+            self._refuse(gathered, _cannot_run("it waits for its own thread, which asks"))
         else:
             try:
                 self._put(gathered)
@@ -168,6 +173,11 @@ class Engine:
         gathered.clear()
 
     def _do(self, call: Callable[[], object]) -> None:
+        if current_thread() is self._thread:
+            raise RiggingError(
+                "load() and unload() wait for the engine, so what it calls itself, such as a "
+                "plugin that is told of the model, cannot call them: start a thread that does"
+            )
         task = _Task(call, Future())
         self._put([task])
         task.done.result()
@@ -221,7 +231,9 @@ class Engine:
             loop = DecodingLoop(loaded, lambda: self._take(spec), self._room())
         except RiggingError as error:
             self._refuse(self._take(spec), error)
-        except Exception as error:  # noqa: BLE001 (nobody shall wait for ever)
+        except BaseException as error:  # noqa: BLE001 (nobody shall wait for ever)
+            _log.debug("the engine of %s failed", spec.model, exc_info=error)
+            drop_frames(error)  # these hold the model
             failure = ProviderServerError(
                 f"the engine failed: {type(error).__name__}: {error}",
                 provider=PROVIDER,

@@ -447,7 +447,7 @@ class TransformersGenerator(Generator):
             load_in_8bit=self.load_in_8bit,
             load_in_4bit=self.load_in_4bit,
             dequantize=self.dequantize,
-            # Of its own, so that a change to the generator's is noticed.
+            # Of its own, so that a name assigned to the generator's later is noticed.
             model_kwargs=dict(self.model_kwargs),
             token=self.api_key,
         )

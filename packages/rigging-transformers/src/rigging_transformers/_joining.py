@@ -42,6 +42,7 @@ _HANDLED: Final = frozenset(
         "pad_token_id",
         "repetition_penalty",
         "return_dict_in_generate",
+        "stop_strings",
         "temperature",
         "top_h",
         "top_k",
@@ -63,8 +64,15 @@ _NEUTRAL: Final[Mapping[str, Any]] = {
     "num_beam_groups": 1,
     "num_beams": 1,
 }
-# Of ``generate``: count from the left end of the longest row, or to its right end.
-_BY_WIDTH: Final = ("encoder_repetition_penalty", "forced_eos_token_id", "min_length")
+# Of ``generate``: count from the left end of the longest row, or to its right end, or take
+# padding for a part of the prompt.
+_BY_WIDTH: Final = (
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "min_length",
+)
 # Types of models (tested) without positions, or that find them in the mask.
 _PADDED_WITHOUT_POSITIONS: Final = ("bloom", "falcon_mamba", "mamba", "mamba2", "mpt")
 # Types of models (tested) that take padding for tokens.

@@ -88,6 +88,12 @@ class Loaded:
         )
 
     @cached_property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end an answer, by the generation config."""
+        stops = self.defaults.get("stop_strings") or ()
+        return (stops,) if isinstance(stops, str) else tuple(stops)
+
+    @cached_property
     def pad_id(self) -> int:
         """What fills the rows of a batch; it is masked, so any token will do that there is."""
         known = (self.tokenizer.pad_token_id, self.defaults.get("pad_token_id"))

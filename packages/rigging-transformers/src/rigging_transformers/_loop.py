@@ -21,8 +21,8 @@ import torch
 
 from rigging.error import BadRequestError, GenerationError, ProviderServerError, RiggingError
 from rigging_transformers._answers import Answers
-from rigging_transformers._choice import check
 from rigging_transformers._decoding import decode, generate_options
+from rigging_transformers._filters import check
 from rigging_transformers._frames import drop_frames
 from rigging_transformers._grouping import fits, groups, within
 from rigging_transformers._joining import (
@@ -92,10 +92,12 @@ class DecodingLoop:
                         self._run_aside()
                     elif self._others:
                         self._run_others()
-        except Exception as error:  # noqa: BLE001 (told to all who wait)
+        # Nobody shall wait for ever, not even where a model's own code says `sys.exit()`.
+        except BaseException as error:  # noqa: BLE001 (told to all who wait)
             _log.exception("the engine of %s failed", self._loaded.name)
-            # Nobody shall wait for ever.
-            failure = ProviderServerError(f"the engine failed: {error}", retryable=False)
+            failure = ProviderServerError(
+                f"the engine failed: {type(error).__name__}: {error}", retryable=False
+            )
             self._answers.fail_all(failure)
             self._answers.refuse((t for t in self._waiting if t.row is None), failure)
         finally:
@@ -105,6 +107,7 @@ class DecodingLoop:
 
     def _turn(self) -> bool:
         """Let rows join, and take a step. Returns whether there is anything left to do."""
+        self._aside = self._answers.wanted(self._aside)
         self._admit()
         # Those that run wait for one group only.
         for _ in range(1 if len(self._batch) else len(self._joining)):
@@ -241,11 +244,11 @@ class DecodingLoop:
 
     def _run_aside(self) -> None:
         """Run the first of those put aside, once nobody else runs."""
-        self._aside = self._answers.wanted(self._aside)
-        if self._aside and not (len(self._batch) or self._joining):
+        if not (len(self._batch) or self._joining):
             # It stays there meanwhile, so that nobody is admitted beside it.
-            self._generate(self._aside[:1])
-            self._aside.pop(0)
+            first = self._aside[0]
+            self._generate([first])
+            self._aside = [row for row in self._aside if row is not first]
 
     def _key(self, row: Row) -> Hashable:
         # A seeded row is a batch of its own, and its neighbours' rounding no concern of its.
@@ -257,13 +260,15 @@ class DecodingLoop:
         width = None if self._pads else len(row.prompt)
         return repr(sorted(row.plan.kwargs.items())), width, id(row) if alone else None
 
-    def _generate(self, rows: list[Row]) -> None:
+    def _generate(self, rows: list[Row], later: Sequence[Row] = ()) -> None:
+        """Run rows by ``generate``; ``later`` are those that come next, and may run out of time."""
         rows = self._answers.wanted(rows)
         if not rows:
             return
 
         def after_step() -> None:
             self._answers.settle(rows)
+            self._answers.wanted(later)
             self._turn()
 
         self._is_generating = True
@@ -283,8 +288,9 @@ class DecodingLoop:
         left = self._answers.wanted(rows)
         if len(rows) > 1:
             self._halve(len(rows))
-            self._generate(left[: len(left) // 2])
-            self._generate(left[len(left) // 2 :])
+            half = len(left) // 2
+            self._generate(left[:half], later=[*left[half:], *later])
+            self._generate(left[half:], later)
         elif len(self._batch) or self._joining:
             self._aside += left
         else:

@@ -115,7 +115,7 @@ def prepare(
     params = request.params
     own = plan(params, loaded.defaults, known)
     wanted = params.max_tokens or loaded.defaults.get("max_new_tokens") or DEFAULT_MAX_TOKENS
-    stops = [stop for stop in params.stop or () if stop]
+    stops = [stop for stop in (*(params.stop or ()), *loaded.stops) if stop]
     special = {stop: loaded.special_id(stop) for stop in stops}
     eos = as_ids(own.kwargs.get("eos_token_id")) or loaded.end_ids
     return Row(
