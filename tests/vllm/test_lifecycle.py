@@ -48,6 +48,30 @@ class Told:
         self.events.append(event)
 
 
+def test_a_plugin_that_is_told_of_a_model_cannot_wait_for_its_engine(
+    generator: VLLMGenerator,
+) -> None:
+    refused: list[str] = []
+
+    class Meddles:
+        def rigging_model_loaded(self, event: rg.events.ModelLoaded) -> None:
+            for call in (generator.load, generator.unload):
+                with pytest.raises(rg.error.RiggingError) as caught:
+                    call()
+                refused.append(str(caught.value))
+
+        rigging_model_unloaded = rigging_model_loaded
+
+    with rg.plugins.manager.register(Meddles()):
+        generator.load()
+        generator.max_num_seqs = 2  # so that the next one waits for this one's end
+        generator.load()
+
+    assert len(refused) == 3 * 2
+    assert all("start a thread" in text for text in refused)
+    assert ask(generator).text
+
+
 def test_threads_that_load_at_once_start_one_engine(generator: VLLMGenerator) -> None:
     loaded = []
     threads = [threading.Thread(target=lambda: loaded.append(generator.load())) for _ in range(4)]

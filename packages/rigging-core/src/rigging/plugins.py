@@ -99,10 +99,13 @@ class Hooks:
         """
 
     def rigging_model_loaded(self, event: ModelLoaded) -> None:
-        """A model was brought into memory. On the thread that did it, which may be any."""
+        """A model was brought into memory. On the thread that did it, which may be any.
+
+        The model waits meanwhile: who loads, unloads or asks it starts a thread for that.
+        """
 
     def rigging_model_unloaded(self, event: ModelUnloaded) -> None:
-        """A model's memory was given back. On the thread that did it, which may be any."""
+        """A model's memory was given back. As `rigging_model_loaded`."""
 
     def rigging_register_generators(self, register: Callable[..., object]) -> None:
         """Register generators in process. Once, when the plugin is loaded.

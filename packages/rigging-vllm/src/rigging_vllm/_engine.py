@@ -156,6 +156,7 @@ class OwnEngine(Engine):
             RiggingError: If it cannot be had; see `rigging_vllm._loading.build`.
         """
         self._check_main()
+        self._check_thread()
         if self._is_elsewhere():
             raise placed(_forked(), spec.model)
         with self._lock:
@@ -168,6 +169,7 @@ class OwnEngine(Engine):
         """Shut the engine down once the requests before are answered. Blocks until then."""
         if self._is_elsewhere():
             return
+        self._check_thread()
         with self._lock:
             self._submit_gathered()
             worker = self._worker
@@ -200,6 +202,13 @@ class OwnEngine(Engine):
     def _check_main(self) -> None:
         if self._worker is None:
             end_if_spawned()
+
+    def _check_thread(self) -> None:
+        if self._worker is not None and self._worker.is_asking:
+            raise RiggingError(
+                "load() and unload() wait for the engine, so what it calls itself, such as a "
+                "plugin that is told of the model, cannot call them: start a thread that does"
+            )
 
     def _start(self, spec: EngineSpec, tickets: Sequence[Ticket] = ()) -> Worker:
         before = self._worker

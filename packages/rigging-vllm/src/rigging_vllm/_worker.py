@@ -92,6 +92,13 @@ class Worker:
 
     # -- From any thread -----------------------------------------------------------------
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether it would wait for the calling thread: its own, or that of who ends first."""
+        before = self._after
+        is_own = threading.current_thread() is self._thread
+        return is_own or (before is not None and before.is_asking)
+
     def put(self, tickets: Sequence[Ticket]) -> bool:
         """Hand tickets over; False if the engine has died, or the worker is to end."""
         with self._lock:
