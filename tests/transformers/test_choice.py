@@ -9,6 +9,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rigging_transformers._choice import Choice
 from rigging_transformers._filters import Filters, kind
@@ -16,7 +17,7 @@ from rigging_transformers._row import NO_TOKEN, Row
 from rigging_transformers._sampling import Plan, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 VOCABULARY = 40
 STEPS = 5
@@ -24,7 +25,8 @@ STEPS = 5
 # In the order in which transformers applies them.
 FILTERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any]]] = {
     "temperature": (st.floats(0.05, 3), transformers.TemperatureLogitsWarper),
-    "top_h": (st.floats(0.1, 1), transformers.TopHLogitsWarper),
+    # At 1, where ours keeps all, transformers' rounding decides on the last few.
+    "top_h": (st.floats(0.1, 0.99), transformers.TopHLogitsWarper),
     "top_k": (st.integers(1, 50) | st.just(2**70), transformers.TopKLogitsWarper),
     "top_p": (st.floats(0, 1), transformers.TopPLogitsWarper),
     "min_p": (st.floats(0, 1), transformers.MinPLogitsWarper),
@@ -115,6 +117,29 @@ def test_rows_filtered_together_keep_what_transformers_keeps_of_each(
             same(found, expected[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_h", 1e-4),
+        ("top_k", 1),
+        ("top_p", 0.0),
+        ("min_p", 1.0),
+        ("typical_p", 1e-4),
+        ("epsilon_cutoff", 0.999),
+        ("eta_cutoff", 1 - 1e-9),
+    ],
+)
+def test_the_strictest_value_leaves_what_transformers_leaves(name: str, value: float) -> None:
+    # Also the first token, the first two equally likely, and so on.
+    first = torch.ones(VOCABULARY, VOCABULARY).tril().log()
+    scores = torch.cat([scores_of(4, seed=0), first])
+
+    found = Filters([Sampling(True, ((name, value),))] * len(scores), scores)(scores)
+
+    same(found, FILTERS[name][1](value)(None, scores))
+    assert found.isfinite().any(dim=1).all()
+
+
 @settings(deadline=None, max_examples=50)
 @given(mixed=MIXED, seed=st.integers(0, 99))
 def test_each_row_of_a_mixed_batch_gets_the_tokens_that_it_gets_alone(
@@ -144,12 +169,12 @@ def test_each_row_of_a_mixed_batch_gets_the_tokens_that_it_gets_alone(
 
 def test_a_token_that_has_no_score_is_passed_over() -> None:
     sampling = Sampling(repetition_penalty=1.5, no_repeat_ngram_size=1)
-    scores = scores_of(1, seed=0)
+    scores = scores_of(2, seed=0)
     # Some models have more embeddings than scores.
     with_it, without = scores.clone(), scores.clone()
 
-    Choice([row_of([3, VOCABULARY + 2], sampling)], scores)(with_it)
-    Choice([row_of([3], sampling)], scores)(without)
+    Choice([row_of([3, VOCABULARY + 2], sampling), row_of([5], sampling)], scores)(with_it)
+    Choice([row_of([3], sampling), row_of([5], sampling)], scores)(without)
 
     same(with_it, without)
 
@@ -169,6 +194,103 @@ def test_a_row_without_numbers_disturbs_none_of_its_neighbours() -> None:
         rows[1].add(fine, now=0.0)
 
 
+def without_numbers() -> dict[str, torch.Tensor]:
+    """Scores of which none can be drawn."""
+    plain = scores_of(1, seed=0)[0]
+    one = torch.arange(VOCABULARY) == 3
+    return {
+        "nan": plain.masked_fill(one, torch.nan),
+        "infinity": plain.masked_fill(one, torch.inf),
+        "none-left": torch.full_like(plain, -torch.inf),
+    }
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("broken", without_numbers().values(), ids=without_numbers())
+def test_scores_that_cannot_be_drawn_from_fail_their_own_row_whatever_filters_it(
+    name: str, broken: torch.Tensor
+) -> None:
+    sampling = Sampling(True, ((name, 2 if name == "top_k" else 0.5),), seed=1)
+    fine = scores_of(2, seed=1)[1:]
+    scores = torch.cat([broken[None], fine])
+
+    chosen = Choice([row_of([1], sampling), row_of([1], sampling)], scores)(scores)
+
+    alone = Choice([row_of([1], sampling)], fine)(fine)
+    assert chosen.tolist() == [NO_TOKEN, *alone.tolist()]
+
+
+def test_a_step_waits_for_nothing_that_the_device_has_to_say() -> None:
+    waited: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            # A value for Python, and a tensor whose size depends on values.
+            if func._schema.name in {"aten::_local_scalar_dense", "aten::nonzero"}:
+                waited.append(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    values = {name: 2 if name == "top_k" else 0.5 for name in FILTERS}
+    rows = [
+        row_of([1, 2], Sampling(True, (each,), 1.5, 2, 1.0, 1.0, seed=1)) for each in values.items()
+    ]
+    choice = Choice(rows, scores_of(len(rows), seed=0))
+
+    with Watch():
+        for step in range(2):
+            choice(scores_of(len(rows), seed=step))
+
+    assert waited == []
+
+
+FEW = st.lists(st.integers(0, 2), min_size=1, max_size=12)
+
+
+# When it joins, its prompt, the tokens that it takes, and the size of its n-grams.
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), FEW, FEW, st.integers(1, 4)), min_size=1, max_size=4))
+def test_n_grams_are_banned_as_transformers_bans_them_whoever_joins_and_leaves(
+    planned: list[tuple[int, list[int], list[int], int]],
+) -> None:
+    rows = [row_of(prompt, Sampling(no_repeat_ngram_size=size)) for _, prompt, _, size in planned]
+    before: list[int] = []
+
+    for step in range(max(start + len(taken) for start, _, taken, _ in planned)):
+        here = [n for n, (at, _, taken, _) in enumerate(planned) if at <= step < at + len(taken)]
+        if here != before:
+            choice = Choice([rows[n] for n in here], scores_of(len(here), seed=0))
+            before = here
+        if not here:
+            continue
+        scores = scores_of(len(here), seed=step)
+        expected = [penalized(rows[n], scores[[i]]) for i, n in enumerate(here)]
+        choice(scores)
+        same(scores, torch.cat(expected))
+        for n in here:
+            start, _, taken, _ = planned[n]
+            rows[n].add(taken[step - start], now=0.0)
+
+
+def test_a_prompt_is_searched_for_n_grams_once() -> None:
+    class Prompt(list[int]):
+        read = 0
+
+        def __iter__(self) -> Iterator[int]:
+            self.read += 1
+            return super().__iter__()
+
+    prompt = Prompt([1, 2, 3, 1, 2])
+    row = row_of(prompt, Sampling(no_repeat_ngram_size=3))
+    choice = Choice([row], scores_of(1, seed=0))
+
+    for step in range(STEPS):
+        row.add(choice(scores_of(1, seed=step)).item(), now=0.0)
+
+    assert prompt.read == 1
+
+
 def test_shares_are_rounded_as_transformers_rounds_them() -> None:
     # All tokens are equally likely, so each of these shares ends exactly at one.
     shares = [count / VOCABULARY for count in range(1, VOCABULARY)]
@@ -180,7 +302,7 @@ def test_shares_are_rounded_as_transformers_rounds_them() -> None:
         same(row, transformers.TopPLogitsWarper(share)(None, scores[:1])[0])
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "min_p"])
+@pytest.mark.parametrize("name", ["temperature", "top_h", "top_k", "top_p", "min_p", "eta_cutoff"])
 def test_a_filter_with_values_of_their_own_is_one_for_all_rows(name: str) -> None:
     values = [1, 2] if name == "top_k" else [0.5, 0.6]
 

@@ -21,11 +21,12 @@ from rigging_transformers._memory import free_workspaces
 from rigging_transformers._rolling import RollingBatch
 from rigging_transformers._row import Row
 from rigging_transformers._sampling import Plan, Sampling
+from tests.support.memory import out_of_memory
 from tests.support.tiny_model import train_tokenizer
 from tests.transformers.conftest import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 GPU = pytest.mark.gpu
@@ -75,7 +76,15 @@ def load_reference(model: Path, device: str, dtype: str) -> Reference:
 
 def say(generator: TransformersGenerator, params: GenerateParams = GREEDY) -> list[str]:
     """Answer all prompts in one batch."""
-    return [str(r) for r in asyncio.run(generator.generate_texts(PROMPTS, [params] * len(PROMPTS)))]
+    return texts(asyncio.run(generator.generate_texts(PROMPTS, [params] * len(PROMPTS))))
+
+
+def texts(results: Sequence[GeneratedText | BaseException]) -> list[str]:
+    """Return what was said. Raises the first error, which is a text to `str`."""
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [str(result) for result in results]
 
 
 # -- Loading -----------------------------------------------------------------------------
@@ -103,7 +112,7 @@ def test_weights_lie_where_device_map_says_in_the_dtype_asked_for(
 
     assert {p.device.type for p in own.model.parameters()} == {expected}
     assert {p.dtype for p in own.model.parameters()} == {getattr(torch, dtype)}
-    assert all(say(generator))
+    assert len(say(generator)) == len(PROMPTS)
 
 
 @pytest.mark.gpu
@@ -168,7 +177,7 @@ def test_quantised_weights_lie_on_the_gpu_and_answer(tiny_model: Path, bits: int
     assert own is not None
 
     assert {p.device.type for p in own.model.parameters()} == {"cuda"}
-    assert all(say(generator))
+    assert len(say(generator)) == len(PROMPTS)
 
 
 # -- Texts -------------------------------------------------------------------------------
@@ -187,7 +196,7 @@ def test_a_batch_says_what_generate_says_of_each_prompt_alone(
     results = asyncio.run(generator.generate_texts(PROMPTS, params))
 
     expected = [greedy(alone, *each) for each in zip(PROMPTS, limits, strict=True)]
-    assert [str(result) for result in results] == expected
+    assert texts(results) == expected
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -261,7 +270,7 @@ def test_a_seeded_request_repeats_whoever_comes_beside(generator: TransformersGe
         single = [(await call)[0] for call in calls]
         noise = [GenerateParams(**hot)] * 7
         together = await generator.generate_texts([*PROMPTS, *["noise"] * 7], [*seeded, *noise])
-        return [str(one) for one in single], [str(one) for one in together[: len(PROMPTS)]]
+        return texts(single), texts(together)[: len(PROMPTS)]
 
     single, together = asyncio.run(main())
 
@@ -282,7 +291,7 @@ def test_a_seeded_request_repeats_in_half_precision_too(
         for prompt, own in zip(PROMPTS, seeded, strict=True)
     ]
 
-    assert [str(one) for one in together] == [str(one) for one in alone]
+    assert texts(together) == texts(alone)
 
 
 def test_two_generators_on_one_device_do_not_disturb_each_other(
@@ -295,7 +304,7 @@ def test_two_generators_on_one_device_do_not_disturb_each_other(
         both = await asyncio.gather(
             generator.generate_texts(PROMPTS, params), other.generate_texts(PROMPTS, params)
         )
-        return [[str(result) for result in results] for results in both]
+        return [texts(results) for results in both]
 
     expected = [greedy(alone, prompt) for prompt in PROMPTS]
     assert asyncio.run(main()) == [expected, expected]
@@ -372,7 +381,7 @@ def little_room(model: Any, device: str) -> Iterator[None]:
 
     def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
         if len(kwargs["input_ids"]) > 8:
-            raise torch.OutOfMemoryError("out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
 
     with model.register_forward_pre_hook(refuse, with_kwargs=True):
         yield
@@ -391,7 +400,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
         results = asyncio.run(generator.generate_texts(prompts, [params] * len(prompts)))
 
     assert "ran out of memory" in caplog.text
-    assert [str(result) for result in results] == [greedy(spacious, p, 8) for p in prompts]
+    assert texts(results) == [greedy(spacious, p, 8) for p in prompts]
 
 
 # -- Where there is no GPU ---------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import logging
 import pickle
@@ -29,6 +30,7 @@ from rigging.error import (
     RiggingError,
 )
 from rigging_transformers import TransformersGenerator
+from tests.support.memory import out_of_memory
 from tests.support.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
@@ -551,6 +553,8 @@ def test_an_adapter_without_its_package_says_what_to_install(
     ],
 )
 def test_a_quantised_model_answers(tiny_model: Path, options: str, layer: str) -> None:
+    # Its import logs an exception, which pytest keeps, with all frames of whoever imports it.
+    importlib.import_module("bitsandbytes")
     generator = by_identifier(f"transformers!{tiny_model},{options}")
 
     model = loaded_model(generator)
@@ -808,7 +812,7 @@ def test_memory_that_runs_out_while_quantising_is_told_from_other_failures(
     from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
     def fail(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        raise out_of_memory()
 
     # transformers keeps the error to itself, so torch's count has to tell, which only a GPU has.
     monkeypatch.setattr(Bnb4bitQuantize, "convert", fail)

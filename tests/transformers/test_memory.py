@@ -17,7 +17,8 @@ from transformers.cache_utils import DynamicCache
 from rigging import GenerateParams
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._cache import RollingCache, _zeros
-from rigging_transformers._memory import free_memory, is_out_of_memory, on_device
+from rigging_transformers._memory import Capacity, free_memory, is_out_of_memory, on_device
+from tests.support.memory import out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def say(generator: TransformersGenerator, prompts: list[str], params: GeneratePa
 @pytest.mark.parametrize(
     "error",
     [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        out_of_memory(),
         AcceleratorError("CUDA error: out of memory"),
         MemoryError(),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
@@ -48,9 +49,12 @@ def say(generator: TransformersGenerator, prompts: list[str], params: GeneratePa
             "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
         ),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
         RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB, max allowed: 5.10 GB)"),
         RuntimeError("Error CUDA out of memory at line 380 in file ops.cu"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
     ],
     ids=str,
 )
@@ -71,6 +75,16 @@ def test_what_has_nothing_to_do_with_memory_is_no_lack_of_it(error: Exception) -
     assert not is_out_of_memory(error)
 
 
+def test_running_out_of_memory_never_makes_room_for_more() -> None:
+    capacity = Capacity(64)
+
+    # What was begun before the first may run out after it.
+    capacity.halve(8)
+    capacity.halve(60)
+
+    assert capacity.rows == 4
+
+
 @pytest.mark.parametrize("read", [4, 23, 8192], ids=["by-one", "by-few", "all-at-once"])
 def test_buffers_that_do_not_fit_halve_the_batch_they_were_for(
     borrowing: TransformersGenerator,
@@ -81,7 +95,7 @@ def test_buffers_that_do_not_fit_halve_the_batch_they_were_for(
 ) -> None:
     def zeros(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         if rows > 18:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
         return _zeros(like, rows, columns)
 
     monkeypatch.setattr("rigging_transformers._cache._zeros", zeros)
@@ -103,7 +117,7 @@ def test_a_cache_that_cannot_begin_keeps_no_buffers(
 
     def zeros(*args: Any) -> torch.Tensor:
         if len(made) == 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
         new = _zeros(*args)
         made.append(weakref.ref(new))
         return new
@@ -138,7 +152,7 @@ def test_nothing_that_led_to_the_lack_of_memory_is_held_while_fewer_go_on(
             try:
                 allocate()
             except RuntimeError as error:
-                raise torch.OutOfMemoryError("CUDA out of memory") from error
+                raise out_of_memory() from error
         held.append(large[0]() is not None)
 
     params = SHORT.merge_with(GenerateParams(extra=options))
@@ -157,7 +171,7 @@ def scarce(reference: Reference) -> Iterator[list[int]]:
     def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
         widths.append(len(kwargs["input_ids"]))
         if widths[-1] > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
 
     with reference.model.register_forward_pre_hook(refuse, with_kwargs=True):
         yield widths

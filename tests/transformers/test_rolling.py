@@ -19,6 +19,7 @@ from rigging_transformers._cache import _zeros
 from rigging_transformers._joining import model_rolls
 from rigging_transformers._rolling import RollingBatch
 from rigging_transformers._row import cut_at_stop
+from tests.support.memory import out_of_memory
 from tests.transformers.conftest import Steps
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ class Scarce:
     def __call__(self, _module: object, _args: object, kwargs: dict[str, Any]) -> None:
         self.passes += 1
         if len(kwargs["input_ids"]) > self.rows and self.passes > self.after:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
 
 
 @pytest.mark.parametrize("after", [0, 4], ids=["reading", "stepping"])
@@ -339,7 +340,7 @@ def test_a_seeded_row_goes_on_as_it_began_when_memory_runs_out_half_way(
         passes += type(kwargs["past_key_values"]) is DynamicCache  # it is none of the rolling ones
         if passes == 1 + 6 and not refused:
             refused.append(passes)
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
 
     async def main() -> str:
         beside = asyncio.create_task(borrowing.generate_texts(["one"], [LONG]))
@@ -361,7 +362,7 @@ def test_a_row_that_does_not_fit_beside_others_waits_for_them(
     def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
         # Reading needs memory that is there only while nobody runs.
         if kwargs["input_ids"].shape[1] > 1 and 3 < steps.count < 20:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
 
     async def main() -> list[str]:
         long = GenerateParams(max_tokens=20, temperature=0)
@@ -385,7 +386,7 @@ def test_those_who_wait_for_memory_run_out_of_time_in_time(
     def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
         rows, tokens = kwargs["input_ids"].shape
         if rows > 1 or (kind == "rolling" and tokens > 1 and steps.count > 3):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
 
     def slow(count: int) -> None:
         time.sleep(0.02)
@@ -427,7 +428,7 @@ def test_memory_that_runs_out_in_the_cache_changes_no_answer(
         nonlocal made
         made += 1
         if made == number + 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
         return _zeros(*args)
 
     monkeypatch.setattr("rigging_transformers._cache._zeros", zeros)
@@ -457,7 +458,7 @@ def test_a_row_that_does_not_fit_beside_others_of_another_kind_waits_for_them(
         # Reading needs memory that is there only while nobody runs.
         if kwargs["input_ids"].shape[1] > 1 and 3 < steps.count < 20:
             refused.append(steps.count)
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            raise out_of_memory()
 
     long = GenerateParams(max_tokens=20, temperature=0)
     rolling, other = long, long.merge_with(GenerateParams(extra={"remove_invalid_values": True}))
@@ -564,10 +565,12 @@ def damaged(reference: Reference) -> TransformersGenerator:
         {"temperature": 0},
         {"temperature": 1.0},
         {"temperature": 1.0, "top_p": 0.9, "seed": 1},
+        {"temperature": 1.0, "extra": {"eta_cutoff": 0.02}},
+        {"temperature": 1.0, "extra": {"top_h": 0.5}},
         {"temperature": 0, "extra": {"min_new_tokens": 2}},
         {"temperature": 1.0, "extra": {"min_new_tokens": 2}},
     ],
-    ids=["greedy", "sampled", "seeded", "generate", "sampled-generate"],
+    ids=["greedy", "sampled", "seeded", "eta", "top-h", "generate", "sampled-generate"],
 )
 def test_scores_that_are_no_numbers_fail_their_own_row(
     damaged: TransformersGenerator, reference: Reference, options: dict[str, Any]

@@ -14,6 +14,7 @@ import this module late.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -123,14 +124,16 @@ class RollingCache:
             self._move(room, max(width, self.width))
         end = self._window.end
         into = (slice(first, rows), slice(None), slice(end - width, end))
-        indices = None if len(keep) == prefilled.layers[0].keys.shape[0] else list(keep)
+        keeps_all = len(keep) == prefilled.layers[0].keys.shape[0]
+        # Sent once to each device, and not with each layer.
+        indices = functools.cache(lambda device: torch.tensor(keep, device=device))
         for number, layer in enumerate(prefilled.layers):
             if len(self._layers) <= number:
                 self._layers.append(self._new_layer(layer))
             buffers = self._layers[number]
             for buffer, source in ((buffers.keys, layer.keys), (buffers.values, layer.values)):
                 own = source[..., source.shape[-2] - width :, :]
-                buffer[into] = own if indices is None else own[indices]
+                buffer[into] = own if keeps_all else own[indices(own.device)]
             layer.keys = layer.values = None
         self._mask[first:rows] = 0
         for row, length in enumerate(lengths, first):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rigging_transformers._filters import Filters, check, kind
+from rigging_transformers._filters import Filters, kind
 from rigging_transformers._penalties import penalties
 from rigging_transformers._row import NO_TOKEN
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rigging_transformers._row import Row
 
-__all__ = ["Choice", "check"]
+__all__ = ["Choice"]
 
 
 class Choice:
@@ -42,7 +42,8 @@ class Choice:
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the tokens, shape ``(rows,)``; `NO_TOKEN` for a row with a score that is NaN.
 
-        Where memory does not suffice, no random number has been used.
+        Whatever is as large as the scores is there before the first random number is used: if
+        memory does not suffice for that, the next try draws the same.
 
         Args:
             scores: What the model says of each token, shape ``(rows, vocabulary)``; changed

@@ -1,7 +1,8 @@
 """Filters of distributions, for many rows at once. Imports torch: import this module late.
 
-Those that everybody uses take a value per row, as a column, and do to each row what
-transformers' do to rows of one value. The others are transformers'.
+Most take a value per row, as a column, and do to each row what transformers' do to rows of
+one value. The others are transformers'. None of them raises, so that a row whose scores are
+no numbers disturbs no other, and none waits for the device.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ _CLASSES: Final = {
     "eta_cutoff": ("EtaLogitsWarper", "epsilon"),
 }
 
+# transformers' top-h looks at no more tokens, the likeliest.
+_MOST: Final = 100
+
 
 class Filters:
     """The filters of rows of one kind, in order.
@@ -50,7 +54,7 @@ class Filters:
             if name in _BY_ROW:
                 made = _BY_ROW[name]([value for _, value in column], scores)
             else:
-                made = partial(_warper(name, first, scores.device), None)
+                made = partial(_warper(name, first), None)
             self._filters.append(made)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
@@ -72,15 +76,13 @@ def check(sampling: Sampling) -> None:
         ValueError: If it refuses one; or `TypeError`.
     """
     for name, value in sampling.filters:
-        _warper(name, value, torch.device("cpu"))
+        _warper(name, value)
 
 
-def _warper(name: str, value: float, device: torch.device) -> Any:
+def _warper(name: str, value: float) -> Any:
     class_name, argument = _CLASSES[name]
-    options: dict[str, Any] = {argument: value if name == "top_k" else float(value)}
-    if name == "eta_cutoff":
-        options["device"] = device
-    return getattr(transformers, class_name)(**options)
+    given = value if name == "top_k" else float(value)
+    return getattr(transformers, class_name)(**{argument: given})
 
 
 # -- With a value per row ----------------------------------------------------------------
@@ -89,6 +91,24 @@ def _warper(name: str, value: float, device: torch.device) -> Any:
 def _temperature(values: Sequence[float], scores: torch.Tensor) -> _Filter:
     temperature = _column(values, scores)
     return lambda logits: logits / temperature
+
+
+# Not transformers', which asks the device at each step whether all scores are numbers, and
+# raises where those of one row are none.
+def _top_h(values: Sequence[float], scores: torch.Tensor) -> _Filter:
+    share = _column(values, scores)
+    count = min(_MOST, scores.shape[-1])
+
+    def top_h(logits: torch.Tensor) -> torch.Tensor:
+        best, tokens = logits.topk(count)
+        # The entropy of the first, of the first two, and so on.
+        entropies = torch.special.entr(best.softmax(dim=-1)).cumsum(dim=-1)
+        kept = entropies <= share * entropies[:, -1:]
+        kept[:, 0] = True  # the likeliest stays
+        removed = torch.ones_like(logits, dtype=torch.bool).scatter(1, tokens, ~kept)
+        return logits.masked_fill(removed, -torch.inf)
+
+    return top_h
 
 
 def _top_k(values: Sequence[float], scores: torch.Tensor) -> _Filter:
@@ -127,11 +147,28 @@ def _min_p(values: Sequence[float], scores: torch.Tensor) -> _Filter:
     return min_p
 
 
+# Not transformers', for the reasons of top-h.
+def _eta_cutoff(values: Sequence[float], scores: torch.Tensor) -> _Filter:
+    epsilon = _column(values, scores)
+
+    def eta_cutoff(logits: torch.Tensor) -> torch.Tensor:
+        chances = logits.softmax(dim=-1)
+        entropy = torch.special.entr(chances).sum(dim=-1, keepdim=True)
+        least = torch.minimum(epsilon, epsilon.sqrt() * torch.exp(-entropy))
+        # The likeliest stays.
+        removed = (chances < least) & (logits < logits.amax(dim=-1, keepdim=True))
+        return logits.masked_fill(removed, -torch.inf)
+
+    return eta_cutoff
+
+
 _BY_ROW: Final[Mapping[str, Callable[[Sequence[float], torch.Tensor], _Filter]]] = {
     "temperature": _temperature,
+    "top_h": _top_h,
     "top_k": _top_k,
     "top_p": _top_p,
     "min_p": _min_p,
+    "eta_cutoff": _eta_cutoff,
 }
 
 

@@ -41,7 +41,9 @@ _SIGNS: Final = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",  # the same, since cuDNN 9
     "can't allocate",
+    "not enough memory",  # the same, on Windows
 )
 # A thread's first multiplication takes memory for cuBLAS, which says so if there is none.
 _NO_HANDLE: Final = re.compile("CUBLAS_STATUS_NOT_INITIALIZED.*cublasCreate")
@@ -71,7 +73,8 @@ class Capacity:
 
     def halve(self, rows: int) -> None:
         """Note that memory did not suffice for so many."""
-        self.rows = rows // 2
+        # That may be more than may run by now: it was begun before.
+        self.rows = min(self.rows, rows // 2)
         self._calm = min(2 * self._calm, _CALMEST)
         self._steps = 0
 
@@ -104,7 +107,8 @@ def count_failures() -> int:
 def free_workspaces() -> None:
     """Free the workspaces of cuBLAS, which each thread leaves behind that multiplied matrices.
 
-    No other thread may multiply meanwhile: it holds its workspace by the bare address.
+    Nothing may multiply meanwhile, no thread of the caller's either: it would go on with memory
+    that is free.
     """
     # Not public, and torch's own tests for leaks need it, too.
     clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)

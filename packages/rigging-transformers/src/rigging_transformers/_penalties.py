@@ -1,11 +1,14 @@
 """Penalties: what the tokens of rows do to their scores, for all rows at once.
 
-The tokens stay beside the scores, as a list of places in these that grows by one per row
-and step: no step copies them. Imports torch: import this module late.
+The tokens stay beside the scores, as a list of places in these. It grows there by one per row
+and step, so that no step sends it to the device again; only n-grams are looked up in Python.
+Imports torch: import this module late.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -73,16 +76,19 @@ class _Repetition:
 
 
 class _NGrams:
-    """As transformers' ``NoRepeatNGramLogitsProcessor``; found by comparing lists."""
+    """As transformers' ``NoRepeatNGramLogitsProcessor``."""
 
     def __init__(self, rows: Mapping[int, Row]) -> None:
         self._rows = rows
+        for row in rows.values():
+            # It has them from its last batch, if its neighbours have changed.
+            row.followers = row.followers or _Followers(row)
 
     def __call__(self, scores: torch.Tensor) -> None:
         places = [
             (index, token)
             for index, row in self._rows.items()
-            for token in _banned([*row.prompt, *row.tokens], row.plan.sampling.no_repeat_ngram_size)
+            for token in row.followers.of_last(row)
             if token < scores.shape[-1]
         ]
         if places:
@@ -91,6 +97,31 @@ class _NGrams:
 
     def add(self, tokens: torch.Tensor) -> None:
         """Do nothing: the rows know their tokens."""
+
+
+class _Followers:
+    """What has followed each run of tokens of a row, of one token less than an n-gram has.
+
+    Each token is looked at once, however long the row is.
+    """
+
+    def __init__(self, row: Row) -> None:
+        self._taken = 0  # of the tokens that were generated
+        self._last: deque[int] = deque(maxlen=row.plan.sampling.no_repeat_ngram_size - 1)
+        self._followers: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
+        self._take(row.prompt)
+
+    def of_last(self, row: Row) -> Collection[int]:
+        """Return what has followed the row's last such run."""
+        self._take(row.tokens[self._taken :])
+        self._taken = len(row.tokens)
+        return self._followers.get(tuple(self._last), ())
+
+    def _take(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            # The first few runs are shorter. Nobody asks for these.
+            self._followers[tuple(self._last)].add(token)
+            self._last.append(token)
 
 
 class _Occurrence:
@@ -131,38 +162,27 @@ class _Places:
         scores: As of `penalties`.
 
     Attributes:
-        numbers: Which of the given rows it is, counted from 0, for each place.
-        tokens: Which token.
+        tokens: Which token, for each place.
+        numbers: Which of the given rows, counted from 0.
+        rows: The same row's index in the batch.
     """
 
     def __init__(self, tokens: Mapping[int, Collection[int]], scores: torch.Tensor) -> None:
+        device = scores.device
+        self._indices = torch.tensor(list(tokens), device=device)
+        self._each = torch.arange(len(tokens), device=device)
+        # There may be a hundred thousand, for which tuples would take a tenth of a second.
+        all_tokens = torch.tensor(list(chain.from_iterable(tokens.values())), dtype=torch.long)
+        counts = torch.tensor([len(own) for own in tokens.values()])
+        numbers = torch.arange(len(tokens)).repeat_interleave(counts)
         # Some models have more embeddings than scores.
-        places = [
-            (number, token)
-            for number, own in enumerate(tokens.values())
-            for token in own
-            if token < scores.shape[-1]
-        ]
-        self.indices = torch.tensor(list(tokens), device=scores.device)
-        self._each = torch.arange(len(tokens), device=scores.device)
-        self.numbers, self.tokens = (
-            torch.tensor(places, dtype=torch.long, device=scores.device).reshape(-1, 2).unbind(1)
-        )
-
-    @property
-    def rows(self) -> torch.Tensor:
-        """The row's index in the batch, for each place."""
-        return self.indices[self.numbers]
+        scored = all_tokens < scores.shape[-1]
+        self.tokens = all_tokens[scored].to(device)
+        self.numbers = numbers[scored].to(device)
+        self.rows = self._indices[self.numbers]
 
     def add(self, tokens: torch.Tensor) -> None:
         # `NO_TOKEN` counts from the end, which is of no consequence: its row has ended.
+        self.tokens = torch.cat([self.tokens, tokens[self._indices]])
         self.numbers = torch.cat([self.numbers, self._each])
-        self.tokens = torch.cat([self.tokens, tokens[self.indices]])
-
-
-def _banned(tokens: Sequence[int], size: int) -> set[int]:
-    """Return the tokens that end an n-gram, of those that begin as the next one does."""
-    begin = len(tokens) + 1 - size
-    return {
-        tokens[at + size - 1] for at in range(begin) if tokens[at : at + size - 1] == tokens[begin:]
-    }
+        self.rows = torch.cat([self.rows, self._indices])

@@ -44,6 +44,7 @@ class Row:
         tokens: What was generated so far, with the token that ended it.
         end: Why it ended; None while it runs.
         random_numbers: Of its own, once the first was drawn; None where it has no seed.
+        followers: What has followed its runs of tokens, where none may be there twice.
     """
 
     prompt: Sequence[int]
@@ -57,6 +58,7 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     end: End | None = None
     random_numbers: Any = None
+    followers: Any = None
 
     def __post_init__(self) -> None:
         # A token is a byte at least, so a stop text lies within so many of the last ones.
