@@ -28,7 +28,7 @@ import rigging as rg
 
 # Many short rounds: what a machine does to one of them is done to its neighbour, too.
 ROUNDS, ITEMS = 120, 1_000
-CHECKPOINT_ROUNDS: Final = 7
+CHECKPOINT_ROUNDS: Final = 15
 STREAM_ROUNDS: Final = 5  # in processes of their own
 CHECKPOINT_ITEMS: Final = 10_000
 FEW, MANY = 1_000, 100_000
