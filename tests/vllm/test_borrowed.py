@@ -7,20 +7,37 @@ import copy
 import os
 import pickle
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import rigging as rg
 from rigging.error import UnsupportedParameterWarning
-from rigging_vllm import VLLMGenerator
+from rigging_vllm import VLLMGenerator, _batch
 from rigging_vllm._batch import Batch
 from tests.support.tiny_model import CHAT_TEMPLATE
-from tests.vllm.conftest import MAX_MODEL_LEN, in_forked_child
+from tests.vllm.conftest import MAX_MODEL_LEN, SMALL, in_forked_child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 GREEDY = rg.GenerateParams(temperature=0, max_tokens=8)
 ENDLESS = rg.GenerateParams(extra={"ignore_eos": True})
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+class Panic(BaseException):
+    """What a panic of Rust code arrives as: no `Exception`."""
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_model: Path) -> Any:
+    """A `vllm.LLM` of the caller's own, which can have adapters."""
+    import vllm
+
+    # One slot stays free: without an adapter, a CPU computes with the last slot.
+    return vllm.LLM(str(tiny_model), enable_lora=True, max_loras=2, **SMALL)
 
 
 @pytest.fixture(params=["AsyncLLM", "LLM"])
@@ -29,6 +46,15 @@ def mine(request: pytest.FixtureRequest, shared: VLLMGenerator, llm: Any) -> VLL
     if request.param == "AsyncLLM":
         llm = shared.load()._engine._worker._llm  # type: ignore[attr-defined]
     return VLLMGenerator.from_obj("mine", llm, params=rg.GenerateParams(temperature=0))
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    """Return a function that does nothing but raise."""
+
+    def fail(*_args: object, **_kwargs: object) -> Any:
+        raise error
+
+    return fail
 
 
 def ask(generator: VLLMGenerator, *texts: str, params: rg.GenerateParams = GREEDY) -> list[Any]:
@@ -136,6 +162,21 @@ def test_an_adapter_is_known_by_its_path_whoever_has_loaded_others(
     assert isinstance(result, rg.error.RiggingError)
 
 
+def test_an_adapter_that_cannot_be_loaded_fails_its_own_request(
+    mine: VLLMGenerator, shared: VLLMGenerator
+) -> None:
+    mine.lora_modules = shared.lora_modules
+    gone = GREEDY.merge_with(rg.GenerateParams(extra={"lora": "gone"}))
+    noisy = GREEDY.merge_with(rg.GenerateParams(extra={"lora": "noisy"}))
+
+    good, bad = asyncio.run(mine.generate_texts(["One", "One"], [GREEDY, gone]))
+
+    assert isinstance(bad, rg.error.BadRequestError)
+    assert "the LoRA adapter 'gone' cannot be loaded from" in str(bad)
+    assert [good] == ask(shared, "One")
+    assert ask(mine, "One", params=noisy) == ask(shared, "One", params=noisy) != [good]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_a_forked_child_is_told_that_the_engine_is_not_its_own(mine: VLLMGenerator) -> None:
     assert in_forked_child(mine).startswith("this process was forked from the one that has the")
@@ -158,21 +199,92 @@ def test_a_request_that_vllm_gives_up_on_is_a_failure(llm: Any) -> None:
     assert isinstance(good, rg.GeneratedText)
 
 
-def test_a_step_that_fails_fails_all_requests(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise RuntimeError("out of luck")
-
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_a_step_that_fails_fails_all_requests(
+    llm: Any, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
     mine = VLLMGenerator.from_obj("mine", llm)
     with monkeypatch.context() as patch:
-        patch.setattr(llm.llm_engine, "step", fail)
+        patch.setattr(llm.llm_engine, "step", raising(kind("out of luck")))
         results = ask(mine, "One", "Two")
 
     for result in results:
         assert isinstance(result, rg.error.ProviderServerError)
         assert "out of luck" in str(result)
-        assert isinstance(result.__cause__, RuntimeError)
-    llm.wait_for_completion(use_tqdm=False)
+        assert isinstance(result.__cause__, kind)
+    assert results[0] is not results[1]
     assert isinstance(ask(mine, "One")[0], rg.GeneratedText)
+
+
+def test_a_model_that_fails_leaves_its_owner_a_free_engine(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm import SamplingParams
+
+    mine = VLLMGenerator.from_obj("mine", llm)
+    (before,) = ask(mine, "One")
+    with monkeypatch.context() as patch:
+        executor = llm.llm_engine.model_executor
+        patch.setattr(executor, "execute_model", raising(ValueError("out of luck")))
+        ask(mine, "One", "Two")
+
+    assert not llm.llm_engine.has_unfinished_requests()
+    (output,) = llm.generate(["One"], SamplingParams(temperature=0, max_tokens=8), use_tqdm=False)
+    assert output.outputs[0].text == before.text
+
+
+def test_a_dead_engine_is_not_taken_for_a_bad_adapter(
+    llm: Any, shared: VLLMGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    mine = VLLMGenerator.from_obj("mine", llm, lora_modules=shared.lora_modules)
+    noisy = GREEDY.merge_with(rg.GenerateParams(extra={"lora": "noisy"}))
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.llm_engine, "add_lora", raising(EngineDeadError()))
+        (result,) = ask(mine, "One", params=noisy)
+
+    assert isinstance(result, rg.error.ProviderServerError)
+    assert "engine has died" in str(result)
+
+
+def test_a_request_that_vllm_refuses_late_leaves_nothing_in_the_engine(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = VLLMGenerator.from_obj("mine", llm)
+    with monkeypatch.context() as patch:
+        core = llm.llm_engine.engine_core
+        patch.setattr(core, "add_request", raising(RuntimeError("cannot be sent")))
+        (result,) = ask(mine, "One")
+
+    assert isinstance(result, rg.error.ProviderServerError)
+    assert isinstance(result.__cause__, RuntimeError)
+    assert not llm.llm_engine.has_unfinished_requests()
+
+
+@pytest.mark.parametrize("kind", [Panic, SystemExit, RuntimeError])
+@pytest.mark.parametrize("where", ["making", "adding", "stepping", "reading"])
+def test_whatever_is_raised_is_told_and_the_next_request_answered(
+    llm: Any, monkeypatch: pytest.MonkeyPatch, where: str, kind: type[BaseException]
+) -> None:
+    places: dict[str, tuple[Any, str]] = {
+        "making": (llm, "get_tokenizer"),
+        "adding": (llm, "enqueue"),
+        "stepping": (llm.llm_engine, "step"),
+        "reading": (_batch, "failure_of"),
+    }
+    mine = VLLMGenerator.from_obj("mine", llm)
+    # An error, rather than a test that hangs.
+    params = GREEDY.merge_with(rg.GenerateParams(timeout=5))
+    with monkeypatch.context() as patch:
+        patch.setattr(*places[where], raising(kind("out of luck")))
+        results = ask(mine, "One", "Two", params=params)
+
+    for result in results:
+        assert isinstance(result, rg.error.ProviderServerError)
+        assert isinstance(result.__cause__, kind)
+    assert isinstance(ask(mine, "One", params=params)[0], rg.GeneratedText)
+    assert not llm.llm_engine.has_unfinished_requests()
 
 
 def test_what_waits_goes_out_as_one_batch(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 import traceback
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,9 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 import rigging as rg
 from rigging_vllm import VLLMGenerator
 from rigging_vllm._borrowed import BorrowedAsyncLLM
+from rigging_vllm._errors import load_error
+from rigging_vllm._request import Request
 from rigging_vllm._secrecy import without
 from rigging_vllm._spawning import note_of_spawned
 from rigging_vllm._spec import EngineSpec
+from rigging_vllm._ticket import Ticket
 from rigging_vllm._worker import Worker
 
 if TYPE_CHECKING:
@@ -45,6 +49,48 @@ def test_whatever_fails_while_loading_fails_the_requests(
         assert result.__cause__ is fault
     with pytest.raises(rg.error.ProviderServerError, match=f"{type(fault).__name__}: "):
         generator.load()
+
+
+def test_an_engine_that_cannot_be_asked_is_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    shut_down: list[float] = []
+    llm = SimpleNamespace(shutdown=shut_down.append)
+    monkeypatch.setattr("rigging_vllm._worker.build", lambda *_: llm)
+
+    def leave(*_: object) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr("rigging_vllm._worker.Responder", leave)
+
+    (result,) = ask(VLLMGenerator(model="m"), "One")
+
+    assert isinstance(result, rg.error.ProviderServerError)
+    assert len(shut_down) == 1
+
+
+def test_an_engine_that_does_not_start_is_not_tried_again_for_nothing() -> None:
+    said = RuntimeError("Engine core initialization failed. Failed core proc(s): {}")
+
+    error = load_error(said, EngineSpec("m"))
+
+    assert isinstance(error, rg.error.ProviderServerError)
+    assert not error.retryable
+    assert "too little memory" in str(error)
+
+
+def test_who_gave_up_with_a_closed_loop_is_aborted_all_the_same() -> None:
+    aborted: list[str] = []
+
+    async def make() -> Ticket:
+        ticket = Ticket(Request.now("One", PARAMS), EngineSpec("m"), streams=True)
+        ticket.answer.add_done_callback(lambda _: None)  # as one has that is awaited
+        return ticket
+
+    ticket = asyncio.run(make())
+    ticket.abort = lambda: aborted.append("aborted")
+
+    ticket.close()
+
+    assert aborted == ["aborted"]
 
 
 def test_unloading_waits_for_what_was_asked_in_the_same_turn_of_the_loop() -> None:

@@ -310,6 +310,21 @@ def wait_until(holds: Callable[[], bool], limit_s: float) -> None:
         pytest.param(
             "Hi", {"extra": {"min_toks": 1}}, rg.error.BadRequestError, "min_tokens", id="name"
         ),
+        # These would stop the engine's process for all, or never be answered.
+        *[
+            pytest.param("Hi", params, rg.error.BadRequestError, why, id=str(params))
+            for params, why in (
+                (
+                    {"extra": {"ignore_eos": "yes"}},
+                    r"got `str` - at `\$.ignore_eos",
+                ),
+                ({"extra": {"include_stop_str_in_output": 1}}, "Expected `bool`, got `int`"),
+                ({"extra": {"min_tokens": 2.0}}, "Expected `int`, got `float`"),
+                ({"extra": {"stop_token_ids": [True]}}, "Expected `int`, got `bool`"),
+                ({"seed": 2**64}, "ints"),
+                ({"stop": ["\ud800"]}, "surrogates not allowed"),
+            )
+        ],
         pytest.param("", {}, rg.error.BadRequestError, "cannot be empty", id="empty"),
         pytest.param(
             "Hi", {"timeout": 1e-9}, rg.error.ProviderTimeoutError, "no answer within", id="late"

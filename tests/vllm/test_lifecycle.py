@@ -6,6 +6,7 @@ import asyncio
 import copy
 import gc
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ import rigging as rg
 from rigging_vllm import VLLMGenerator
 from rigging_vllm._request import Request
 from rigging_vllm._ticket import Ticket
+from tests.support.lora_adapter import make_lora_adapter
 from tests.vllm.conftest import SMALL, engine_processes, in_forked_child
 
 if TYPE_CHECKING:
@@ -49,8 +51,9 @@ class Told:
 
 
 def test_a_plugin_that_is_told_of_a_model_cannot_wait_for_its_engine(
-    generator: VLLMGenerator,
+    generator: VLLMGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    generator.unload()
     refused: list[str] = []
 
     class Meddles:
@@ -64,7 +67,7 @@ def test_a_plugin_that_is_told_of_a_model_cannot_wait_for_its_engine(
 
     with rg.plugins.manager.register(Meddles()):
         generator.load()
-        generator.max_num_seqs = 2  # so that the next one waits for this one's end
+        monkeypatch.setattr(generator, "max_num_seqs", 2)  # the next one waits for this one's end
         generator.load()
 
     assert len(refused) == 3 * 2
@@ -113,6 +116,70 @@ def test_an_engine_that_is_killed_fails_what_waits_and_is_replaced(
         assert (error.provider, error.model) == ("vllm", generator.model)
     assert ask(generator).text == before
     assert [child.pid for child in engine_processes()] != [process.pid]
+
+
+@pytest.fixture
+def adapting(shared: VLLMGenerator, tiny_model: Path, tmp_path: Path) -> Iterator[VLLMGenerator]:
+    """An engine that holds one adapter at a time, and is the only one."""
+    shared.unload()
+    adapters = {name: str(make_lora_adapter(tmp_path / name)) for name in ("one", "two")}
+    room = {"max_loras": 1, "max_cpu_loras": 1}
+    generator = VLLMGenerator(model=str(tiny_model), lora_modules=adapters, **room, **SMALL)
+    yield generator
+    generator.unload()
+
+
+def test_an_adapter_that_made_room_and_is_gone_fails_its_request_only(
+    adapting: VLLMGenerator,
+) -> None:
+    for name in ("one", "two"):
+        assert ask(adapting, extra={"lora": name}).text
+    shutil.rmtree(adapting.lora_modules["one"])
+    lost = GREEDY.merge_with(rg.GenerateParams(extra={"lora": "one"}))
+
+    bad, good = asyncio.run(adapting.generate_texts(["One", "Two"], [lost, GREEDY]))
+
+    assert isinstance(bad, rg.error.BadRequestError)
+    assert isinstance(good, rg.GeneratedText)
+
+
+def test_an_engine_that_dies_while_it_reads_an_adapter_is_replaced(
+    adapting: VLLMGenerator,
+) -> None:
+    before = ask(adapting, extra={"lora": "one"}).text
+    (process,) = engine_processes()
+
+    async def kill() -> list[Any]:
+        os.kill(process.pid or 0, signal.SIGSTOP)  # so that it does not answer before it dies
+        params = GREEDY.merge_with(rg.GenerateParams(extra={"lora": "two"}))
+        asked = asyncio.create_task(adapting.generate_texts(["One"], [params]))
+        await asyncio.sleep(0.5)
+        os.kill(process.pid or 0, signal.SIGKILL)
+        return list(await asyncio.wait_for(asked, 30))
+
+    (lost,) = asyncio.run(kill())
+
+    assert isinstance(lost, rg.error.ProviderServerError)
+    assert "has died" in str(lost)
+    assert ask(adapting, extra={"lora": "one"}).text == before
+
+
+def test_code_that_leaves_the_engines_thread_fails_its_own_request(
+    generator: VLLMGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator.load()
+
+    async def leave(_: object) -> None:
+        raise SystemExit(3)
+
+    with monkeypatch.context() as patched:
+        prompts = generator._engine._worker._responder._prompts  # type: ignore[attr-defined]
+        patched.setattr(prompts, "render", leave)
+        failed = ask(generator)
+
+    assert isinstance(failed, rg.error.ProviderServerError)
+    assert "SystemExit: 3" in str(failed)
+    assert ask(generator).text
 
 
 def test_a_field_that_is_assigned_makes_another_engine_once_the_old_one_has_answered(

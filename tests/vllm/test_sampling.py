@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rigging import GenerateParams
 from rigging.error import BadRequestError
-from rigging_vllm._sampling import _FIELDS, _RESERVED, FROM_MODEL, UNSUPPORTED, sampling_kwargs
+from rigging_vllm._sampling import (
+    _FIELDS,
+    _RESERVED,
+    FROM_MODEL,
+    UNSUPPORTED,
+    Sampling,
+    sampling_kwargs,
+)
 
 KNOWN = ("temperature", "top_p", "min_p", "min_tokens", "max_tokens", "logprobs", "n", "_eos")
 
@@ -70,3 +78,34 @@ def test_extra_goes_by_vllms_names() -> None:
 def test_other_extra_is_refused(name: str, why: str) -> None:
     with pytest.raises(BadRequestError, match=why):
         sampling_kwargs(GenerateParams(extra={name: 1}), {}, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ({"bad_words": "one"}, "a list of texts"),
+        ({"logit_bias": {"x": 1.0}}, "token ids"),
+        ({"structured_outputs": {"choice": ["a"], "foo": 1}}, "structured_outputs has no 'foo'"),
+        ({"repetition_detection": {"a": 1}}, "repetition_detection has no 'a'"),
+    ],
+    ids=str,
+)
+def test_what_vllm_would_misread_is_refused(extra: dict[str, Any], why: str) -> None:
+    with pytest.raises(BadRequestError, match=why):
+        made(GenerateParams(extra=extra))
+
+
+def test_a_seed_that_vllm_takes_for_none_is_refused() -> None:
+    with pytest.raises(BadRequestError, match="seed=-1"):
+        made(GenerateParams(seed=-1))
+
+
+def test_token_ids_may_be_texts_as_in_json() -> None:
+    assert made(GenerateParams(extra={"logit_bias": {"5": 1.0}})).logit_bias == {5: 1.0}
+
+
+def made(params: GenerateParams) -> Any:
+    from vllm.sampling_params import RequestOutputKind
+
+    model_config = SimpleNamespace(get_diff_sampling_param=dict)
+    return Sampling(model_config).params(params, RequestOutputKind.FINAL_ONLY)

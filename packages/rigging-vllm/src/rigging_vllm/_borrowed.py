@@ -119,7 +119,8 @@ class BorrowedLLM(_Borrowed):
         while tickets := self._take():
             try:
                 Batch(self._llm).run(tickets, self._is_over)
-            except Exception as error:  # noqa: BLE001 (told to all who wait)
+            # Whatever it is, such as a panic of Rust code: later requests need the thread.
+            except BaseException as error:  # noqa: BLE001 (told to all who wait)
                 refuse(tickets, request_error(error, tickets[0].spec.model))
 
     def _take(self) -> list[Ticket]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["fresh", "load_error", "placed", "request_error"]
 
 _TOO_LONG: Final = re.compile(r"maximum (?:context|model) length", re.IGNORECASE)
+_NOT_STARTED: Final = re.compile(r"core initialization failed", re.IGNORECASE)
 _NO_TEMPLATE: Final = re.compile(r"chat template", re.IGNORECASE)
 
 # By name, because vLLM and jinja2 are not imported here.
@@ -51,7 +52,8 @@ def request_error(error: BaseException, model: str) -> RiggingError:
 def _request_error(error: BaseException) -> GenerationError:
     names = {cls.__name__ for cls in type(error).__mro__}
     # Without the facts that vLLM's own errors append to their text.
-    text = str(error.args[0]) if error.args else str(error)
+    is_vllms = type(error).__module__.partition(".")[0] == "vllm"
+    text = str(error.args[0]) if is_vllms and error.args else str(error)
     made: GenerationError
     if "EngineDeadError" in names:
         made = ProviderServerError("vLLM's engine has died while it worked; its log says why")
@@ -91,7 +93,11 @@ def load_error(
     elif is_unguarded:
         made = InvalidGeneratorError(NO_GUARD)
     else:
-        made = ProviderServerError(f"vLLM failed to load: {type(error).__name__}: {error}")
+        text = f"vLLM failed to load: {type(error).__name__}: {error}"
+        has_begun = _NOT_STARTED.search(str(error)) is None
+        if not has_begun:
+            text += " (too little memory, most often; its log says why)"
+        made = ProviderServerError(text, retryable=has_begun)
     made.__cause__ = error
     return placed(made, spec.model)
 

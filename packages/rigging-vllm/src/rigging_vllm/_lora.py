@@ -38,7 +38,7 @@ class Adapters:
             BadRequestError: If there is no adapter of that name, or it cannot be loaded.
         """
         request = lora_request(params, adapters)
-        if request is not None and request.lora_int_id not in self._loaded:
+        if request is not None and not self._has(request):
             # A request for one that cannot be loaded would kill the engine.
             try:
                 await self._llm.add_lora(request)
@@ -51,6 +51,13 @@ class Adapters:
                 ) from error
             self._loaded.add(request.lora_int_id)
         return request
+
+    def _has(self, request: Any) -> bool:
+        # One that had to make room for others is read once more.
+        path = Path(request.lora_path)
+        return request.lora_int_id in self._loaded and not (
+            path.is_absolute() and not path.exists()
+        )
 
 
 def lora_request(params: GenerateParams, adapters: Mapping[str, str]) -> Any:

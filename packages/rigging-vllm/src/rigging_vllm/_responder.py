@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Responder", "failure_of"]
 
+# How long what an engine had may take to fail by itself, once it has died.
+_GRACE_S: Final = 1.0
+
 # Finish reasons with which vLLM reports a failure of its own.
 _FAILED: Final = ("abort", "error")
 
@@ -47,14 +50,22 @@ class Responder:
         self._ids = itertools.count()
         self._outbox = Outbox()
         self._tasks: dict[asyncio.Task[None], Ticket] = {}
+        self._handler: asyncio.Task[None] | None = None  # vLLM's, which reads what comes back
 
     def accept(self, tickets: Iterable[Ticket]) -> None:
         """Begin to answer."""
+        self._watch()
         for ticket in tickets:
             task = self._loop.create_task(self._answer(ticket))
             self._tasks[task] = ticket
             task.add_done_callback(self._end)
             ticket.abort = _Abort(self._loop, task)
+
+    def _watch(self) -> None:
+        """Notice when the engine dies: vLLM tells requests, and nobody who waits for less."""
+        if self._handler is None and self._llm.output_handler is not None:
+            self._handler = self._llm.output_handler
+            self._handler.add_done_callback(lambda _: self._loop.call_later(_GRACE_S, self.abort))
 
     async def drain(self) -> None:
         """Wait until every ticket has been answered."""
@@ -74,7 +85,10 @@ class Responder:
             end: Answer | RiggingError = await self._generate(ticket)
         except RiggingError as error:
             end = placed(error, ticket.spec.model)
-        except Exception as error:  # noqa: BLE001 (whatever vLLM raises is that request's failure)
+        except asyncio.CancelledError:
+            raise
+        # Whatever vLLM raises is that request's failure, also what would end the engine's loop.
+        except BaseException as error:  # noqa: BLE001
             end = request_error(error, ticket.spec.model)
         self._send(ticket, end)
 
@@ -82,7 +96,8 @@ class Responder:
         ticket = self._tasks.pop(task)
         # Its caller still waits: the engine is being shut down. The task may not have begun.
         if task.cancelled() and not ticket.is_closed:
-            error = ProviderServerError("the engine was shut down before it answered")
+            what = "has died" if self._llm.errored else "was shut down"
+            error = ProviderServerError(f"vLLM's engine {what} before it answered")
             self._outbox.put(ticket, placed(error, ticket.spec.model))
             self._outbox.send()  # the loop may end with this turn
 

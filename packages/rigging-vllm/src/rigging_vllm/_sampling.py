@@ -7,6 +7,7 @@ dicts, so it is tested without an engine.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from typing import TYPE_CHECKING, Any, Final
@@ -53,6 +54,13 @@ _RESERVED: Final[Mapping[str, str]] = {
 }
 
 
+# Theirs that is an object, and may be given as a dict of its fields -> its class.
+_NESTED: Final[Mapping[str, str]] = {
+    "repetition_detection": "RepetitionDetectionParams",
+    "structured_outputs": "StructuredOutputsParams",
+}
+
+
 class Sampling:
     """Makes vLLM's `SamplingParams` for one engine.
 
@@ -64,6 +72,9 @@ class Sampling:
         self._module = importlib.import_module("vllm.sampling_params")
         self._cls = self._module.SamplingParams
         self._known = frozenset(self._cls.__struct_fields__)
+        serial = importlib.import_module("vllm.v1.serial_utils")
+        self._encode = serial.MsgpackEncoder().encode
+        self._decode = serial.MsgpackDecoder(self._cls).decode
         of_model = model_config.get_diff_sampling_param()
         self._defaults = {name: of_model[name] for name in FROM_MODEL if name in of_model}
 
@@ -75,14 +86,20 @@ class Sampling:
             output_kind: A ``RequestOutputKind``: whether the text comes whole or in pieces.
 
         Raises:
-            BadRequestError: As `sampling_kwargs`.
+            BadRequestError: As `sampling_kwargs`, or if a value has another type than vLLM's.
             Exception: What vLLM raises for values that it refuses.
         """
         kwargs = sampling_kwargs(params, self._defaults, self._known)
-        if isinstance(kwargs.get("structured_outputs"), dict):
-            structured = self._module.StructuredOutputsParams(**kwargs["structured_outputs"])
-            kwargs["structured_outputs"] = structured
-        return self._cls(**kwargs, output_kind=output_kind)
+        for name, kind in _NESTED.items():
+            if isinstance(kwargs.get(name), dict):
+                kwargs[name] = _made(getattr(self._module, kind), name, kwargs[name])
+        made = self._cls(**kwargs, output_kind=output_kind)
+        try:
+            # The engine's process does the same, and a value that does not fit stops it for all.
+            self._decode(self._encode(made))
+        except Exception as error:
+            raise BadRequestError(f"vLLM refuses the request: {error}") from error
+        return made
 
 
 def sampling_kwargs(
@@ -116,7 +133,29 @@ def sampling_kwargs(
         if name not in known or name.startswith("_"):
             raise _unknown(name, known)
         kwargs[name] = value
+    _correct(kwargs)
     return kwargs
+
+
+def _correct(kwargs: dict[str, Any]) -> None:
+    """Correct or refuse what vLLM would take for something else."""
+    if isinstance(kwargs.get("logit_bias"), dict):
+        try:  # in JSON and in identifiers keys are texts
+            kwargs["logit_bias"] = {int(id_): bias for id_, bias in kwargs["logit_bias"].items()}
+        except ValueError as error:
+            raise BadRequestError(f"extra.logit_bias has token ids for keys: {error}") from error
+    if isinstance(kwargs.get("bad_words"), str):
+        raise BadRequestError("extra.bad_words is a list of texts, and a text was given")
+    if kwargs.get("seed") == -1:
+        raise BadRequestError("seed=-1 is no seed to vLLM: leave it out, or give another one")
+
+
+def _made(cls: Any, name: str, values: dict[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            raise BadRequestError(f"extra.{name} has no {key!r} (it has: {', '.join(known)})")
+    return cls(**values)
 
 
 def _unknown(name: str, known: Collection[str]) -> BadRequestError:

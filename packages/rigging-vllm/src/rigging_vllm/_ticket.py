@@ -76,10 +76,12 @@ class Ticket:
         """Give up waiting, and abort what is not answered. In the event loop's thread."""
         if self.is_closed:
             return
-        self._end()
-        self.answer.cancel()
+        self.is_closed = True
         if self.abort is not None:
             self.abort()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._end()
+            self.answer.cancel()
 
     def _run_out(self) -> None:
         if not self.answer.done():

@@ -19,6 +19,7 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
+from rigging.error import ProviderServerError
 from rigging.events import ModelLoaded, ModelUnloaded
 from rigging.plugins import manager
 from rigging_vllm._ending import ended, is_ending
@@ -131,8 +132,11 @@ class Worker:
         if self._after is not None:
             self._after.join()
             self._after = None
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve())
+        finally:
+            self._refuse(ProviderServerError("the engine's thread has ended"))
         gc.collect()  # an engine's parts refer to each other in circles
         multiprocessing.active_children()  # takes notice of those that have ended
         atexit.unregister(self._exit)
@@ -142,8 +146,13 @@ class Worker:
             self._load()
         except BaseException as error:  # noqa: BLE001 (told to all who wait)
             self._refuse(load_error(error, self.spec))
-        if self._responder is not None:
-            await self._answer(self._responder)
+            self._shut_down()
+            return
+        try:
+            await self._answer()
+        finally:
+            self._shut_down()
+        manager.tell("rigging_model_unloaded", ModelUnloaded(PROVIDER, self.spec.model))
 
     def _load(self) -> None:
         # Kept in no local variable: what vLLM's modules keep of their import holds the frames
@@ -151,11 +160,7 @@ class Worker:
         # Building blocks this loop, on which nothing else has begun.
         began = time.perf_counter()
         self._llm = build(self.spec, self._go_on)
-        try:
-            self._responder = Responder(self._llm, self._loop)
-        except Exception:
-            self._llm.shutdown(_SHUTDOWN_S)
-            raise
+        self._responder = Responder(self._llm, self._loop)
         # Again: at exit it goes before what vLLM has registered, which would meet an engine
         # at work.
         atexit.register(self._exit)
@@ -166,15 +171,18 @@ class Worker:
         if self._is_exiting:
             raise placed(ended(), self.spec.model)
 
-    async def _answer(self, responder: Responder) -> None:
+    async def _answer(self) -> None:
         self.loaded.set_result(None)
         self._accept()
         await self._ending.wait()
         self._accept()
-        await responder.drain()
-        self._llm.shutdown(_SHUTDOWN_S)
+        if self._responder is not None:
+            await self._responder.drain()
+
+    def _shut_down(self) -> None:
+        if self._llm is not None:
+            self._llm.shutdown(_SHUTDOWN_S)
         self._llm = self._responder = None
-        manager.tell("rigging_model_unloaded", ModelUnloaded(PROVIDER, self.spec.model))
 
     def _accept(self) -> None:
         if self._responder is None:
@@ -188,8 +196,10 @@ class Worker:
     def _refuse(self, error: RiggingError) -> None:
         with self._lock:
             self._is_open = False
-        self.loaded.set_exception(error)
-        refuse(self._inbox, error)
+            tickets, self._inbox = self._inbox, []
+        if not self.loaded.done():
+            self.loaded.set_exception(error)
+        refuse(tickets, error)
 
     # -- At the interpreter's exit -------------------------------------------------------
 
