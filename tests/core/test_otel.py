@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 import rigging as rg
-from rigging.error import RateLimitError
+from rigging.error import RateLimitError, ResponseError
 from rigging.otel import OpenTelemetry
 from rigging.plugins import manager
 from rigging.result import Usage
@@ -76,6 +77,15 @@ class Telemetry:
             for point in metric.data.data_points
             if isinstance(point, HistogramDataPoint)
         ]
+
+    def schemas(self) -> set[str | None]:
+        data = self._reader.get_metrics_data()
+        assert data is not None
+        return {
+            scope.scope.schema_url
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+        }
 
 
 @pytest.fixture
@@ -230,3 +240,89 @@ def test_a_plugin_that_comes_late_leaves_requests_alone_that_are_under_way(
     Late(model="late").chat("a").run_sync()
 
     assert telemetry.spans("chat late") == []
+
+
+def test_two_of_them_leave_the_callers_context_as_it_was(telemetry: Telemetry) -> None:
+    other = Telemetry()
+
+    async def main() -> trace.Span:
+        await Answering(model="tiny").chat("a").run()
+        return trace.get_current_span()
+
+    with manager.register(telemetry.plugin()), manager.register(other.plugin()):
+        current = asyncio.run(main())
+
+    assert current is trace.INVALID_SPAN
+    assert len(telemetry.spans("chat tiny")) == len(other.spans("chat tiny")) == 1
+    other.spans_to.shutdown()
+    other.metrics_to.shutdown()
+
+
+class Streaming(Answering):
+    """Gives two pieces, and a result if that is asked for."""
+
+    async def stream_messages(
+        self, messages: Sequence[rg.Message], params: rg.GenerateParams
+    ) -> AsyncGenerator[str | rg.GeneratedMessage, None]:
+        yield "an "
+        yield "answer"
+        if messages[-1].text != "no result":
+            yield rg.GeneratedMessage.from_text("an answer")
+
+
+def test_a_stream_that_is_left_early_is_no_error(telemetry: Telemetry) -> None:
+    async def main() -> None:
+        stream = Streaming(model="left").chat("a").stream()
+        async with contextlib.aclosing(stream):
+            await anext(stream)
+
+    with manager.register(telemetry.plugin()):
+        asyncio.run(main())
+
+    (span,) = telemetry.spans("chat left")
+    assert span.status.status_code is StatusCode.UNSET
+    assert "error.type" not in (span.attributes or {})
+
+
+def test_the_span_of_a_stream_without_its_result_ends_as_an_error(telemetry: Telemetry) -> None:
+    with manager.register(telemetry.plugin()), pytest.raises(ResponseError, match="its result"):
+        list(Streaming(model="cut").chat("no result").stream_sync())
+
+    (span,) = telemetry.spans("chat cut")
+    assert (span.attributes or {})["error.type"] == "ResponseError"
+
+
+def test_calls_of_tools_and_their_answers_are_recorded_as_such(telemetry: Telemetry) -> None:
+    call = rg.ToolCall(id="call-1", function=rg.FunctionCall(name="time", arguments="{}"))
+
+    class Calling(Answering):
+        async def generate_messages(self, messages: Any, params: Any) -> Any:
+            asked = rg.Message("assistant", "", tool_calls=[call])
+            return [rg.GeneratedMessage(message=asked, stop_reason=rg.StopReason.tool_calls)]
+
+    with manager.register(telemetry.plugin(capture_content=True)):
+        answered = rg.Message("tool", "noon", tool_call_id="call-1")
+        Calling(model="tools").chat([rg.Message("user", "when?"), answered]).run_sync()
+
+    (span,) = telemetry.spans("chat tools")
+    attributes = dict(span.attributes or {})
+    assert json.loads(str(attributes["gen_ai.input.messages"]))[1] == {
+        "role": "tool",
+        "parts": [{"type": "tool_call_response", "id": "call-1", "response": "noon"}],
+    }
+    (came,) = json.loads(str(attributes["gen_ai.output.messages"]))
+    assert came["finish_reason"] == "tool_call"
+    assert came["parts"] == [
+        {"type": "tool_call", "id": "call-1", "name": "time", "arguments": "{}"}
+    ]
+
+
+def test_spans_and_metrics_name_the_version_of_their_conventions(telemetry: Telemetry) -> None:
+    with manager.register(telemetry.plugin()):
+        Answering(model="tiny").chat("a").run_sync()
+
+    (span,) = telemetry.spans("chat tiny")
+    schema = "https://opentelemetry.io/schemas/1.41.0"
+    assert span.instrumentation_scope is not None
+    assert span.instrumentation_scope.schema_url == schema
+    assert telemetry.schemas() == {schema}

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
+import functools
+import json
+import operator
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -14,7 +21,13 @@ import pluggy
 import pytest
 
 import rigging as rg
-from rigging.error import InvalidPluginError, RateLimitError, RiggingWarning, UnknownProviderError
+from rigging.error import (
+    InvalidPluginError,
+    RateLimitError,
+    ResponseError,
+    RiggingWarning,
+    UnknownProviderError,
+)
 from rigging.events import (
     ModelLoaded,
     Origin,
@@ -178,6 +191,54 @@ def test_events_hold_no_text_and_no_key_and_can_be_kept() -> None:
         assert pickle.loads(pickle.dumps(event)) == event
 
 
+def test_no_listener_can_change_what_another_is_told() -> None:
+    refused: list[str] = []
+
+    class Changes:
+        def rigging_request_started(self, event: RequestStarted) -> None:
+            changes: list[Callable[[Any], Any]] = [
+                lambda sampling: sampling.update(seed=1),
+                lambda sampling: sampling.clear(),
+                lambda sampling: sampling.pop("temperature"),
+                lambda sampling: operator.setitem(sampling, "seed", 1),
+                lambda sampling: operator.delitem(sampling, "temperature"),
+                lambda sampling: operator.ior(sampling, {"seed": 1}),
+            ]
+            for change in changes:
+                with pytest.raises(TypeError, match="change a copy") as refusal:
+                    change(event.sampling)
+                refused.append(str(refusal.value))
+
+    recorder = Recorder()
+    with manager.register(recorder), manager.register(Changes()):
+        EchoGenerator(model="x").chat().with_(temperature=0.5).run_batch_sync(["a", "b"])
+
+    assert len(refused) == 2 * 6
+    for event in recorder.of(RequestStarted):
+        for kept in (event.sampling, copy.deepcopy(event).sampling):
+            assert kept == {"temperature": 0.5}
+        again = pickle.loads(pickle.dumps(event))
+        assert json.loads(json.dumps(again.sampling)) == {"temperature": 0.5}
+        with pytest.raises(TypeError, match="change a copy"):
+            again.sampling["seed"] = 1
+
+
+def test_events_hold_no_password_of_an_address() -> None:
+    recorder = Recorder()
+    address = f"https://me:{KEY}@host/v1?api_key={KEY}"
+    params = rg.GenerateParams(api_base=address, extra={"user": "a@b"}, seed=1)
+    with rg.register_generator("echo", EchoGenerator), manager.register(recorder):
+        generator = EchoGenerator(model="x", params=params)
+        generator.chat("a").run_sync()
+        identifier = generator.to_identifier()
+
+    origin = recorder.events[0].origin
+    shown = "https://***@host/v1?api_key=***"
+    assert origin.generator_id == identifier.replace(address, shown)
+    assert KEY not in origin.generator_id
+    assert "a@b" in origin.generator_id
+
+
 def test_content_is_shown_only_to_those_who_ask_for_it() -> None:
     class Curious:
         def __init__(self) -> None:
@@ -250,6 +311,139 @@ def test_a_listener_that_raises_is_warned_about_once_and_hurts_nobody() -> None:
     assert len(before.events) == len(after.events) == 6
 
 
+def test_a_listener_that_raises_is_warned_about_once_whoever_comes_and_goes() -> None:
+    class Raises:
+        def rigging_request_started(self) -> None:
+            raise ValueError("mine")
+
+    def run() -> None:
+        with manager.register(Recorder()):
+            EchoGenerator(model="x").chat("a").run_sync()
+
+    with warnings.catch_warnings(record=True, action="always") as told:
+        with manager.register(Raises(), name="raises"):
+            run()
+            run()
+        assert ["mine" in str(one.message) for one in told] == [True]
+        with manager.register(Raises(), name="raises"):  # another
+            run()
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("hook", ["started", "finished", "content"])
+def test_a_listener_cannot_cancel_a_run(hook: str) -> None:
+    def cancels() -> None:
+        raise asyncio.CancelledError
+
+    plugin = ModuleType("cancels")
+    setattr(plugin, f"rigging_request_{hook}", cancels)
+    recorder = Recorder()
+    with (
+        manager.register(recorder),
+        manager.register(plugin),
+        pytest.warns(RiggingWarning, match=f"raised CancelledError in rigging_request_{hook}"),
+    ):
+        assert EchoGenerator(model="x").chat("a").run_sync().last.text == "a"
+
+    assert [type(event) for event in recorder.events] == [RequestStarted, RequestFinished]
+
+
+@pytest.mark.parametrize(
+    ("hook", "end"),
+    [("started", RequestFailed), ("content", RequestFailed), ("finished", RequestFinished)],
+)
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_was_told_to_start_ends_even_where_ctrl_c_comes_in_a_hook(
+    hook: str, end: type, streams: bool
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    plugin = ModuleType("interrupted")
+    setattr(plugin, f"rigging_request_{hook}", interrupted)
+    before, after = Recorder(), Recorder()
+
+    pipeline = EchoGenerator(model="x").chat("a")
+
+    async def read() -> None:
+        async for _ in pipeline.stream():
+            pass
+
+    with (
+        manager.register(before),
+        manager.register(plugin),
+        manager.register(after),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        asyncio.run(read() if streams else pipeline.run())
+
+    for recorder in (before, after):
+        assert [type(event) for event in recorder.events] == [RequestStarted, end]
+
+
+class Pieces(EchoGenerator):
+    """Streams what it is told to, as an iterator that cannot be closed."""
+
+    def stream_messages(self, messages: Any, params: Any) -> Any:
+        return map_async(lambda name: PIECES[name], messages[-1].text.split())
+
+
+PIECES: dict[str, Any] = {
+    "text": "a",
+    "bytes": b"a",
+    "result": rg.GeneratedMessage.from_text("a"),
+    "other": rg.GeneratedText.from_text("a"),
+}
+
+
+class map_async:  # noqa: N801 (named like `map`)
+    def __init__(self, function: Callable[[Any], Any], given: Iterable[Any]) -> None:
+        self._given = map(function, given)
+
+    def __aiter__(self) -> map_async:
+        return self
+
+    async def __anext__(self) -> Any:
+        for piece in self._given:
+            return piece
+        raise StopAsyncIteration
+
+
+@pytest.mark.parametrize("listened", [False, True])
+@pytest.mark.parametrize(
+    ("pieces", "reason"),
+    [
+        ("text", "the stream of Pieces ended without its result: a stream gives pieces of text"),
+        ("text bytes", "ended without its result, but with a bytes: .* a finished GeneratedMes"),
+        ("text other", "ended without its result, but with a GeneratedText"),
+    ],
+)
+def test_a_stream_without_its_result_fails_alike_with_and_without_a_listener(
+    pieces: str, reason: str, listened: bool
+) -> None:
+    recorder = Recorder()
+    with contextlib.ExitStack() as stack:
+        if listened:
+            stack.enter_context(manager.register(recorder))
+        with pytest.raises(ResponseError, match=reason):
+            list(Pieces(model="x").chat(pieces).stream_sync())
+
+    if listened:
+        _, failed = recorder.events
+        assert (failed.error_type, failed.is_cancelled) == ("ResponseError", False)
+
+
+@pytest.mark.parametrize("listened", [False, True])
+def test_a_stream_need_not_be_one_that_can_be_closed(listened: bool) -> None:
+    with contextlib.ExitStack() as stack:
+        if listened:
+            stack.enter_context(manager.register(Recorder()))
+        *texts, chat = Pieces(model="x").chat("text text result").stream_sync()
+
+    assert texts == ["a", "a"]
+    assert chat.last.text == "a"
+
+
 def test_a_listener_that_raises_ends_no_run_where_warnings_are_errors() -> None:
     class Raises:
         def rigging_request_finished(self) -> None:
@@ -281,6 +475,46 @@ def test_who_comes_last_is_called_first_unless_they_say_otherwise() -> None:
     assert order == ["first", "two", "one"]
 
 
+def test_the_end_of_a_request_is_told_in_the_reverse_order_of_its_start() -> None:
+    order: list[str] = []
+    hooks = ("started", "content", "finished", "failed")
+
+    def plugin(name: str) -> ModuleType:
+        module = ModuleType(name)
+        for hook in hooks:
+            note = functools.partial(order.append, f"{hook} {name}")
+            setattr(module, f"rigging_request_{hook}", lambda note=note: note())
+        return module
+
+    with manager.register(plugin("one")), manager.register(plugin("two")):
+        EchoGenerator(model="x").chat("a").run_sync()
+        answered, order[:] = order[:], []
+        Failing(model="x").chat("a").run_sync(on_failed="include")
+
+    assert answered == [
+        *("started two", "started one"),
+        *("content one", "content two"),
+        *("finished one", "finished two"),
+    ]
+    assert order == ["started two", "started one", "failed one", "failed two"]
+
+
+def test_a_run_tells_those_who_listened_when_it_began() -> None:
+    early, late = Recorder(), Recorder()
+
+    async def main() -> None:
+        registration = manager.register(early)
+        pipeline = EchoGenerator(model="x").chat()
+        async for _ in pipeline.iter_batch(iter("abcd"), window=1):
+            registration.undo()
+            if "late" not in manager.names:
+                manager.register(late, name="late")
+
+    asyncio.run(main())
+
+    assert (len(early.events), len(late.events)) == (8, 0)
+
+
 def test_a_plugin_that_was_unregistered_is_told_nothing() -> None:
     recorder = Recorder()
     registration = manager.register(recorder, name="gone")
@@ -309,6 +543,76 @@ def test_a_plugin_registers_generators_until_it_is_unregistered(made_before: boo
         assert rg.get_generator("brought!x").to_identifier() == "brought!x"
     with pytest.raises(UnknownProviderError, match="brought"):
         rg.get_generator("brought!x")
+
+
+# In a process of its own: if it hangs, so does everything that asks for plugins.
+RUNS_WHILE_ASKED = """
+import asyncio
+import rigging as rg
+from rigging.testing import EchoGenerator
+
+class Listens:
+    def rigging_request_finished(self): pass
+
+class Runs:
+    def rigging_register_generators(self, register):
+        # Where a loop runs, this goes through another thread, which asks for listeners.
+        print(EchoGenerator(model="x").chat("an answer").run_sync().last.text)
+        register("brought", EchoGenerator)
+
+async def main():
+    rg.plugins.manager.register(Listens())
+    with rg.register_generator("echo", EchoGenerator):
+        rg.get_generator("echo!x")
+    rg.plugins.manager.register(Runs())
+
+asyncio.run(main())
+print(rg.get_generator("brought!x").model)
+"""
+
+
+def test_a_plugin_may_run_a_generator_while_it_is_asked_for_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS_WHILE_ASKED], check=True, capture_output=True, timeout=60
+    )
+
+    assert done.stdout.split(b"\n") == [b"an answer", b"x", b""]
+
+
+def test_a_plugin_that_is_unregistered_while_it_is_asked_leaves_nothing() -> None:
+    class Leaves:
+        def rigging_register_generators(self, register: Any) -> None:
+            manager.unregister(self)
+            register("late", EchoGenerator)
+
+    with rg.register_generator("echo", EchoGenerator):
+        rg.get_generator("echo!x")
+    manager.register(Leaves())
+    with pytest.raises(UnknownProviderError, match="late"):
+        rg.get_generator("late!x")
+
+
+def test_a_registration_that_is_interrupted_leaves_nothing() -> None:
+    class Interrupted:
+        is_ready = False
+
+        def rigging_register_generators(self, register: Any) -> None:
+            register("halfway", EchoGenerator)
+            if not self.is_ready:
+                raise KeyboardInterrupt
+
+    plugin = Interrupted()
+    with rg.register_generator("echo", EchoGenerator):
+        rg.get_generator("echo!x")
+    with pytest.raises(KeyboardInterrupt):
+        manager.register(plugin)
+    assert manager.names == []
+    with pytest.raises(UnknownProviderError, match="halfway"):
+        rg.get_generator("halfway!x")
+
+    plugin.is_ready = True
+    manager.register(plugin)
+    assert rg.get_generator("halfway!x").model == "x"
 
 
 def test_a_plugin_that_registers_nonsense_is_warned_about() -> None:
@@ -358,6 +662,48 @@ class TakesMore:
         pass
 
 
+class Yields:
+    def rigging_request_started(self, event: RequestStarted) -> Iterator[None]:
+        yield
+
+
+class YieldsLater:
+    async def rigging_request_started(self, event: RequestStarted) -> AsyncIterator[None]:
+        yield
+
+
+class Defaults:
+    def rigging_request_started(self, event: RequestStarted | None = None) -> None:
+        pass
+
+
+class ByName:
+    def rigging_request_started(self, *, event: RequestStarted) -> None:
+        pass
+
+
+class NeedsMoreByName:
+    def rigging_request_started(self, event: RequestStarted, *, text: str) -> None:
+        pass
+
+
+class TakesAny:
+    def rigging_request_started(self, *arguments: Any, **more: Any) -> None:
+        pass
+
+
+class Partial:
+    rigging_request_started = functools.partial(print)
+
+    def rigging_request_finished(self, event: RequestFinished) -> None:
+        pass
+
+
+class Builtin:
+    def __init__(self) -> None:
+        self.rigging_request_started = [].append
+
+
 @pytest.mark.parametrize(
     ("plugin", "reason"),
     [
@@ -366,6 +712,14 @@ class TakesMore:
         (Wraps, "wraps 'rigging_request_started'"),
         (Waits, "has `async def rigging_request_started`: hooks are called at once"),
         (TakesMore, "cannot be registered: .*text"),
+        (Yields, "has a `yield` in 'rigging_request_started': it would make a generator"),
+        (YieldsLater, "has `async def rigging_request_started`: hooks are called at once"),
+        (Defaults, r"'event' as an argument of .*never given: .* \(event\), without a default"),
+        (ByName, "has 'event' as an argument of 'rigging_request_started', which it is never g"),
+        (NeedsMoreByName, "has 'text' as an argument of 'rigging_request_started'"),
+        (TakesAny, r"has '\*arguments' as an argument of 'rigging_request_started'"),
+        (Partial, "has a partial as 'rigging_request_started', whose arguments cannot be told"),
+        (Builtin, "has a builtin_function_or_method as 'rigging_request_started', whose arguments"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -373,6 +727,26 @@ def test_a_plugin_that_cannot_be_called_is_refused(plugin: type, reason: str) ->
     with pytest.raises(InvalidPluginError, match=reason):
         manager.register(plugin())
     assert manager.names == []
+
+
+def test_a_class_is_no_plugin_but_its_objects_are() -> None:
+    with pytest.raises(InvalidPluginError, match=r"'Recorder' is a class: .* `Recorder\(\)`"):
+        manager.register(Recorder)
+    assert manager.names == []
+
+
+def test_a_hook_may_have_arguments_of_its_own_and_be_switched_off() -> None:
+    class Odd:
+        rigging_request_failed = None
+        seen: ClassVar[list[int]] = []
+
+        def rigging_request_started(self, event: RequestStarted, *rest: Any, more: int = 7) -> None:
+            self.seen.append(more)
+
+    with manager.register(Odd()):
+        EchoGenerator(model="x").chat("a").run_sync()
+
+    assert Odd.seen == [7]
 
 
 def test_a_plugin_is_registered_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -82,6 +83,17 @@ def test_what_is_left_out_is_not_imported(site: Site, monkeypatch: pytest.Monkey
     assert "two" not in sys.modules
 
 
+@pytest.mark.parametrize(("value", "names"), [(",", []), (" ", ["quiet"]), ("", ["quiet"])])
+def test_a_list_of_no_names_lets_in_none(
+    site: Site, monkeypatch: pytest.MonkeyPatch, value: str, names: list[str]
+) -> None:
+    plugin(site, "quiet")
+    monkeypatch.setenv("RIGGING_PLUGINS", value)
+    run()
+
+    assert manager.names == names
+
+
 @pytest.mark.parametrize(("value", "count"), [("1", 0), ("true", 0), ("0", 1), ("", 1)])
 def test_all_can_be_left_out(
     site: Site, monkeypatch: pytest.MonkeyPatch, value: str, count: int
@@ -122,6 +134,30 @@ def test_a_broken_plugin_is_warned_about_and_the_others_work(
 
     assert len(told) == 1
     assert seen("quiet") == 2
+
+
+def test_ctrl_c_while_they_are_loaded_leaves_out_none_of_them(site: Site) -> None:
+    plugin(site, "first")
+    plugin(site, "second", code="x = 1")
+    interrupted = """
+    import builtins
+    if not hasattr(builtins, "interrupted"):
+        builtins.interrupted = True
+        raise KeyboardInterrupt
+    """
+    plugin(site, "third", code=interrupted + LISTENING)
+    plugin(site, "zeroth")
+    try:
+        with warnings.catch_warnings(record=True, action="always") as told:
+            with pytest.raises(KeyboardInterrupt):
+                run()
+            run(times=2)
+    finally:
+        del builtins.interrupted  # type: ignore[attr-defined]
+
+    assert sorted(manager.names) == ["first", "third", "zeroth"]
+    assert ["'second'" in str(one.message) for one in told] == [True]
+    assert [seen(name) for name in ("first", "third", "zeroth")] == [2, 2, 2]
 
 
 def test_a_plugin_may_make_and_run_a_generator_while_it_is_loaded(site: Site) -> None:

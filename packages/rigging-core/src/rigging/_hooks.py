@@ -15,7 +15,7 @@ from rigging._text import nearest
 from rigging.error import InvalidPluginError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 __all__ = ["PREFIX", "HookManager"]
 
@@ -63,6 +63,9 @@ class HookManager(pluggy.PluginManager):
         Raises:
             InvalidPluginError: If it implements no hook, or one in a wrong way.
         """
+        ignored = self._ignored(plugin)
+        if ignored is not None:
+            raise InvalidPluginError(f"{_shown(plugin)} {ignored}")
         was_there = self.is_registered(plugin)
         try:
             added = self.register(plugin, name)
@@ -92,6 +95,19 @@ class HookManager(pluggy.PluginManager):
                 function = _of_all_arguments(function, [wanted.index(name) for name in given])
             yield implementation.plugin_name, function
 
+    def _ignored(self, plugin: object) -> str | None:
+        """Say what of a plugin pluggy would pass over, or call without its object."""
+        if isinstance(plugin, type):
+            return f"is a class: register an object of it, such as `{plugin.__name__}()`"
+        for name in self._known:
+            held = getattr(plugin, name, None)  # None says no to a parent's
+            if held is not None and not _is_function(held):
+                return (
+                    f"has a {type(held).__name__} as {name!r}, whose arguments cannot be told: "
+                    f"write a function with those that it needs"
+                )
+        return None
+
     def _fault(self, plugin: object) -> str | None:
         callers = self.get_hookcallers(plugin) or []
         if not callers:
@@ -107,9 +123,56 @@ class HookManager(pluggy.PluginManager):
                     return f"has {caller.name!r}, which is no hook; {hint}(hooks: {known})"
                 if implementation.wrapper or implementation.hookwrapper:
                     return f"wraps {caller.name!r}: listeners do not wrap each other"
-                if inspect.iscoroutinefunction(implementation.function):
-                    return f"has `async def {caller.name}`: hooks are called at once, write `def`"
+                never = _never_runs(implementation.function, caller.name)
+                if never is not None:
+                    return never
+                if caller.spec is None:
+                    continue
+                lost = _not_given(
+                    implementation.function, implementation.argnames, caller.spec.argnames
+                )
+                if lost is not None:
+                    wanted = ", ".join(caller.spec.argnames)
+                    return (
+                        f"has {lost!r} as an argument of {caller.name!r}, which it is never given: "
+                        f"write any of ({wanted}), without a default"
+                    )
         return None
+
+
+def _is_function(held: object) -> bool:
+    # Builtins have no code of which pluggy could read the arguments.
+    return inspect.isroutine(held) and hasattr(inspect.unwrap(held), "__code__")
+
+
+def _never_runs(function: Callable[..., object], name: str) -> str | None:
+    """Say why the body of a function would never run when it is called."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return f"has `async def {name}`: hooks are called at once, write `def`"
+    if inspect.isgeneratorfunction(function):
+        return f"has a `yield` in {name!r}: it would make a generator that nobody runs"
+    return None
+
+
+def _not_given(
+    function: Callable[..., object], given: Collection[str], known: Collection[str]
+) -> str | None:
+    """Return the parameter that looks as if it got an argument of the hook, and gets none.
+
+    Arguments are given by position, and to those without a default.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some builtins have none
+        return None
+    for parameter in parameters:
+        is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        is_needed = not is_variadic and parameter.default is parameter.empty
+        if parameter.name in given:
+            continue
+        if is_needed or parameter.name in known or (is_variadic and known and not given):
+            return f"*{parameter.name}" if is_variadic else parameter.name
+    return None
 
 
 def _of_all_arguments(

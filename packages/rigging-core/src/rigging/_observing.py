@@ -7,22 +7,27 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from rigging.error import ResponseError
 from rigging.events import (
     Operation,
     Origin,
     RequestFailed,
     RequestFinished,
     RequestStarted,
+    Sampling,
 )
-from rigging.plugins import call_each, manager
+from rigging.plugins import HARMLESS, call_each, manager
+from rigging.redaction import without_url_secrets
+from rigging.result import GeneratedMessage, GeneratedText
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from rigging.params import GenerateParams
     from rigging.plugins import Listener
 
-__all__ = ["Observer", "observer"]
+__all__ = ["Observer", "closing", "ended_with", "observer"]
 
 # What the constructor of a named tuple ends in, at half its cost: there are two per request.
 _new: Final = tuple.__new__
@@ -64,6 +69,9 @@ def observer(
     if generator_id is not None:
         # A distribution may stand before the provider's name.
         provider = generator_id.partition("!")[0].rpartition(":")[2]
+        if "://" in generator_id or "?" in generator_id:
+            # Value by value: an address ends at the comma.
+            generator_id = ",".join(map(without_url_secrets, generator_id.split(",")))
     model = getattr(generator, "model", type(generator).__name__)
     origin = Origin(operation, model, provider, generator_id, label)
     return Observer(generator, origin, _Listeners(*found))
@@ -84,7 +92,7 @@ class Observer:
         self._started, self._finished, self._failed, self._content = listeners
         self._next_id = manager.next_id
         self._params: GenerateParams | None = None
-        self._sampling: dict[str, float] = {}
+        self._sampling = Sampling()
 
     def observed(
         self, request: Callable[[Any, GenerateParams], Awaitable[Any]]
@@ -94,7 +102,7 @@ class Observer:
 
         async def observed_request(given: Any, params: GenerateParams) -> Any:
             began = clock()
-            event = start(given, params)
+            event = start(given, params, began)
             try:
                 result = await request(given, params)
             except BaseException as error:
@@ -106,20 +114,21 @@ class Observer:
         return observed_request
 
     async def stream(
-        self, pieces: AsyncGenerator[Any, None], given: Any, params: GenerateParams
+        self, pieces: AsyncIterator[Any], given: Any, params: GenerateParams
     ) -> AsyncGenerator[Any, None]:
         """Yield the pieces of a stream, and tell of it."""
         began = time.perf_counter()
-        event = self._start(given, params, streams=True)
+        event = self._start(given, params, began, streams=True)
         first_piece_s = result = None
         try:
-            async with contextlib.aclosing(pieces):
+            async with closing(pieces):
                 async for piece in pieces:
                     if not isinstance(piece, str):
                         result = piece
                     elif first_piece_s is None:
                         first_piece_s = time.perf_counter() - began
                     yield piece
+            ended_with(result, self._generator, self._origin.operation)
         except BaseException as error:
             self._fail(event, began, error)
             raise
@@ -129,6 +138,7 @@ class Observer:
         self,
         given: Any,
         params: GenerateParams,
+        began: float,
         streams: bool = False,
     ) -> RequestStarted:
         if isinstance(given, str):
@@ -153,8 +163,12 @@ class Observer:
         for listener in self._started:  # `call_each`, without a call for each request
             try:
                 listener.call(event)
-            except (Exception, SystemExit) as error:  # noqa: BLE001
+            except HARMLESS as error:
                 listener.complain(error)
+            except BaseException as error:  # Ctrl-C; but what was told to start must end
+                call_each(_behind(listener, self._started), event)
+                self._fail(event, began, error)
+                raise
         return event
 
     def _finish(
@@ -167,7 +181,11 @@ class Observer:
     ) -> None:
         duration_s = time.perf_counter() - began
         if self._content:
-            call_each(self._content, event, given, result)
+            try:
+                call_each(self._content, event, given, result)
+            except BaseException as error:  # Ctrl-C likewise
+                self._fail(event, began, error)
+                raise
         if not self._finished:
             return
         if isinstance(given, str):
@@ -190,8 +208,11 @@ class Observer:
         for listener in self._finished:  # likewise
             try:
                 listener.call(finished)
-            except (Exception, SystemExit) as error:  # noqa: BLE001
+            except HARMLESS as error:
                 listener.complain(error)
+            except BaseException:
+                call_each(_behind(listener, self._finished), finished)
+                raise
 
     def _fail(self, event: RequestStarted, began: float, error: BaseException) -> None:
         failed = RequestFailed(
@@ -204,7 +225,7 @@ class Observer:
         )
         call_each(self._failed, failed)
 
-    def _sampling_of(self, params: GenerateParams) -> dict[str, float]:
+    def _sampling_of(self, params: GenerateParams) -> Sampling:
         """Return the numbers among parameters; most requests share those of the pipeline."""
         held = getattr(self._generator, "params", params)
         found = {
@@ -212,9 +233,39 @@ class Observer:
             for name in _SAMPLING
             for own in [getattr(params, name)]
         }
-        self._sampling = {name: value for name, value in found.items() if value is not None}
+        self._sampling = Sampling(
+            {name: value for name, value in found.items() if value is not None}
+        )
         self._params = params
         return self._sampling
+
+
+def closing(pieces: AsyncIterator[Any]) -> AbstractAsyncContextManager[Any]:
+    """Close a stream at the end, if it can be: an iterator need not have ``aclose``."""
+    if hasattr(pieces, "aclose"):
+        return contextlib.aclosing(pieces)
+    return contextlib.nullcontext(pieces)
+
+
+def ended_with(result: Any, generator: Any, operation: Operation) -> Any:
+    """Return what a stream gave beside its pieces, once checked.
+
+    Raises:
+        ResponseError: If that is not its finished result.
+    """
+    expected = GeneratedMessage if operation == "chat" else GeneratedText
+    if not isinstance(result, expected):
+        given = "" if result is None else f", but with a {type(result).__name__}"
+        raise ResponseError(
+            f"the stream of {type(generator).__name__} ended without its result{given}: "
+            f"a stream gives pieces of text, and a finished {expected.__name__} as the last item"
+        )
+    return result
+
+
+def _behind(listener: Listener, listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
+    """Return who is told after a listener."""
+    return listeners[listeners.index(listener) + 1 :]
 
 
 def _named(extra: dict[str, Any]) -> tuple[str | None, str | None]:

@@ -39,7 +39,7 @@ from typing import (
 
 from rigging._building import build, load_plugins
 from rigging._item import Item, ItemList
-from rigging._observing import Observer, observer
+from rigging._observing import Observer, closing, ended_with, observer
 from rigging._pool import Pool
 from rigging._run import (
     Catching,
@@ -61,7 +61,6 @@ from rigging.error import (
     InvalidParamsError,
     MaxDepthError,
     MaxRoundsError,
-    ResponseError,
     RiggingError,
     RiggingWarning,
 )
@@ -482,17 +481,13 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         stream, result = self._stream(job), None
         if observer is not None:
             stream = observer.stream(stream, job.input, job.params)
-        async with self._scheduler().place(), contextlib.aclosing(stream) as pieces:
+        async with self._scheduler().place(), closing(stream) as pieces:
             async for piece in pieces:
                 if isinstance(piece, str):
                     yield piece
                 else:
                     result = piece
-        if result is None:
-            raise ResponseError(
-                f"the stream of {type(self.generator).__name__} ended without its result: "
-                f"a stream gives pieces of text, and the finished result as the last item"
-            )
+        result = ended_with(result, self.generator, self._operation)
         item = self._item(job, result, name)
         item = await self._followed(await self._posted(item, posts))
         await self._shown(item)

@@ -1,4 +1,4 @@
-"""What happens in a run, as plugins are told: facts and sizes, never a text, never a key.
+"""What happens in a run, as plugins are told: facts and sizes, never a conversation, never a key.
 
 Events are immutable and belong to whoever gets them: keep them, send them to another
 thread, pickle them. `rigging.plugins.Hooks` says when each is given.
@@ -6,7 +6,7 @@ thread, pickle them. `rigging.plugins.Hooks` says when each is given.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,10 +21,28 @@ __all__ = [
     "RequestFailed",
     "RequestFinished",
     "RequestStarted",
+    "Sampling",
 ]
 
 #: What is asked of a generator: to go on with a conversation, or with a text.
 Operation: TypeAlias = Literal["chat", "completion"]
+
+
+class Sampling(dict[str, float]):
+    """Parameters that are numbers, by their names; read-only, since many events share them.
+
+    A dict all the same, so that it goes into JSON as it is.
+    """
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("an event cannot be changed: change a copy, `dict(event.sampling)`")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[Sampling], tuple[dict[str, float]]]:
+        # A pickled dict is filled item by item otherwise, which is refused.
+        return Sampling, (dict(self),)
 
 
 class Origin(NamedTuple):
@@ -34,7 +52,9 @@ class Origin(NamedTuple):
         operation: ``chat`` for conversations, ``completion`` for texts.
         model: Which model, in the provider's own terms.
         provider: The provider's name; None if the generator's class is registered under none.
-        generator_id: The generator's identifier, without its key; None likewise.
+        generator_id: The generator's identifier, without its key and without what is secret in
+            addresses; None likewise. It holds what the generator's own parameters hold, stop
+            texts among them.
         label: What `ChatPipeline.name` has set; None if nothing.
     """
 

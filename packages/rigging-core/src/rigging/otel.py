@@ -9,7 +9,8 @@ Needs the extra: ``pip install 'rigging-core[otel]'``. Where they go is for the 
 OpenTelemetry SDK to say; without one, nothing is recorded.
 
 Source:
-    OpenTelemetry, "Semantic conventions for generative client AI spans" and "… AI metrics".
+    OpenTelemetry, "Semantic conventions for generative client AI spans" and "… AI metrics",
+    version 1.41.0, the last before they moved to a repository of their own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenTelemetry"]
 
+_SCHEMA: Final = "https://opentelemetry.io/schemas/1.41.0"
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
 # Ours -> theirs.
@@ -45,6 +47,7 @@ _SAMPLING: Final[Mapping[str, str]] = {
     "top_k": "gen_ai.request.top_k",
     "top_p": "gen_ai.request.top_p",
 }
+_REASONS: Final[Mapping[str, str]] = {"tool_calls": "tool_call"}  # in messages
 
 # Bounds of histograms that the conventions ask for.
 _SECONDS: Final = [0.01 * 2**power for power in range(14)]
@@ -62,9 +65,12 @@ class OpenTelemetry:
     """A plugin that makes spans and metrics of requests.
 
     A span is the child of the one that is current where the run was started, and but for
-    streams it is current while the request is under way. It holds provider, model, operation,
-    sampling parameters, usage, finish reason and error type. Texts are recorded only where that
-    is asked for.
+    streams it is current while the request is under way. Where one call carries several requests,
+    what that call does (an HTTP client's span) is a child of the first one's span.
+
+    A span holds provider, model, operation, sampling parameters, usage, finish reason and error
+    type. Texts are recorded only where that is asked for; stop texts are not. A stream that its
+    reader has left early is no error.
 
     Args:
         tracer_provider: Where spans go; None is the program's.
@@ -80,8 +86,8 @@ class OpenTelemetry:
         *,
         capture_content: bool | None = None,
     ) -> None:
-        self._tracer = trace.get_tracer("rigging", __version__, tracer_provider)
-        meter = metrics.get_meter("rigging", __version__, meter_provider)
+        self._tracer = trace.get_tracer("rigging", __version__, tracer_provider, _SCHEMA)
+        meter = metrics.get_meter("rigging", __version__, meter_provider, _SCHEMA)
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
             unit="s",
@@ -140,9 +146,13 @@ class OpenTelemetry:
 
     def rigging_request_failed(self, event: RequestFailed) -> None:
         """End the span with the error's type, and count."""
-        attributes = {**_facts(event.request), "error.type": event.error_type}
+        attributes = _facts(event.request)
+        status = None
+        if event.error_type != GeneratorExit.__name__:  # else a reader had enough of a stream
+            attributes["error.type"] = event.error_type
+            status = Status(StatusCode.ERROR)
         self._duration.record(event.duration_s, attributes)
-        self._end(event.request, attributes, Status(StatusCode.ERROR))
+        self._end(event.request, attributes, status)
 
     def _end(
         self, event: RequestStarted, attributes: dict[str, Any], status: Status | None = None
@@ -163,7 +173,8 @@ class OpenTelemetry:
         span = self._spans[event.id].span
         sent = [Message("user", given)] if isinstance(given, str) else given
         answer = getattr(result, "message", None) or Message("assistant", result.text)
-        came = {**_shown(answer), "finish_reason": str(result.stop_reason)}
+        reason = str(result.stop_reason)
+        came = {**_shown(answer), "finish_reason": _REASONS.get(reason, reason)}
         span.set_attribute("gen_ai.input.messages", json.dumps(list(map(_shown, sent))))
         span.set_attribute("gen_ai.output.messages", json.dumps([came]))
 
@@ -181,7 +192,12 @@ def _facts(event: RequestStarted) -> dict[str, Any]:
 def _shown(message: Message) -> dict[str, Any]:
     """Return a message in the conventions' shape; what is no text is named by its kind."""
     content = message.content
-    if isinstance(content, str):
+    parts: list[dict[str, Any]]
+    if message.role == "tool":
+        parts = [
+            {"type": "tool_call_response", "id": message.tool_call_id, "response": message.text}
+        ]
+    elif isinstance(content, str):
         parts = [{"type": "text", "content": content}] if content else []
     else:
         parts = [

@@ -30,6 +30,7 @@ import itertools
 import os
 import threading
 import warnings
+from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, Final
 
 from rigging._text import nearest
@@ -49,9 +50,28 @@ if TYPE_CHECKING:
         RequestStarted,
     )
 
-__all__ = ["Hooks", "Listener", "PluginManager", "PluginRegistration", "call_each", "manager"]
+__all__ = [
+    "HARMLESS",
+    "Hooks",
+    "Listener",
+    "PluginManager",
+    "PluginRegistration",
+    "call_each",
+    "manager",
+]
 
+_GENERATORS: Final = "rigging_register_generators"
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
+
+#: What a stranger's code may raise without harm to a run, not even by leaving. No hook is
+#: cancelled: it waits for nothing. What remains is Ctrl-C, which is the user's.
+HARMLESS: Final = (Exception, SystemExit, CancelledError)
+
+# Told in the reverse order, as context managers end: a context variable that is set at the
+# start is reset by who set it last.
+_ENDS: Final = frozenset(
+    {"rigging_request_finished", "rigging_request_failed", "rigging_request_content"}
+)
 
 
 class Hooks:
@@ -63,10 +83,14 @@ class Hooks:
       takes time belongs into a thread or a queue of the plugin's own.
     - Each listener is called for itself. One that raises is warned about, once
       (`RiggingWarning`), and neither the run nor another listener notices.
+    - Who listens when a run begins is told of all its requests, unregistered meanwhile or not;
+      who is registered later is told of the next run's.
     - Arguments are the caller's to keep, and immutable unless it says so below.
-    - Arguments that are not needed may be left out of the signature.
+    - Arguments that are not needed may be left out of the signature; none has a default.
     - The order is pluggy's: who was registered last is called first; ``tryfirst`` and
-      ``trylast`` of ``pluggy.HookimplMarker("rigging")`` change that.
+      ``trylast`` of ``pluggy.HookimplMarker("rigging")`` change that. A request's end
+      (finished, failed, content) is told in the reverse order, so that two plugins that each
+      set a context variable at its start reset it as nested ``with`` blocks would.
 
     Requests are those of pipelines. Each attempt of a decorator given to ``wrap``, each round
     of ``until`` and each nested run is a request of its own; what a provider tries again by
@@ -95,7 +119,7 @@ class Hooks:
             event: What was told when the request started.
             given: The conversation, a tuple of `rigging.Message`, or a str.
             result: The `rigging.GeneratedMessage`, or `rigging.GeneratedText`. Its ``extra``
-                is the run's: leave it as it is.
+                is the run's, and so is the ``metadata`` of messages: leave them as they are.
         """
 
     def rigging_model_loaded(self, event: ModelLoaded) -> None:
@@ -131,18 +155,24 @@ class Listener:
         call: The implementation, which takes all arguments of the hook.
     """
 
-    __slots__ = ("_has_complained", "_hook", "call", "plugin")
+    __slots__ = ("_complaints", "_hook", "call", "plugin")
 
-    def __init__(self, plugin: str, hook: str, call: Callable[..., object]) -> None:
+    def __init__(
+        self,
+        plugin: str,
+        hook: str,
+        call: Callable[..., object],
+        complaints: set[tuple[str, str]],
+    ) -> None:
         self.plugin = plugin
         self.call = call
         self._hook = hook
-        self._has_complained = False
+        self._complaints = complaints  # plugins and hooks that were warned about
 
     def complain(self, error: BaseException) -> None:
         """Warn of what it raised, once."""
-        if not self._has_complained:
-            self._has_complained = True
+        if (self.plugin, self._hook) not in self._complaints:
+            self._complaints.add((self.plugin, self._hook))
             _warn(
                 f"plugin {self.plugin!r} raised {type(error).__name__} in {self._hook}: {error}; "
                 f"this is said once"
@@ -186,8 +216,10 @@ class PluginManager:
     def _clear(self) -> None:
         self._hooks: HookManager | None = None
         self._listeners: dict[str, tuple[Listener, ...]] = {}
-        self._is_loading = False  # from then on: it is done once
+        self._complaints: set[tuple[str, str]] = set()  # of listeners, which come and go
+        self._is_loading = False  # by the thread that holds the lock for it
         self._is_loaded = False
+        self._done: set[Claim] = set()  # installed plugins that were loaded, or left out
         self._register_generator: Callable[..., Any] | None = None
         self._unasked: list[object] = []  # plugins that have not registered generators yet
         self._generators: dict[int, list[Any]] = {}  # id of a plugin -> its registrations
@@ -218,15 +250,24 @@ class PluginManager:
             added = self._hooks.add(plugin, name)
             self._listeners = {}
             self._unasked.append(plugin)
+        try:
             self._ask_for_generators()
+        except BaseException:  # Ctrl-C: who gets no registration has none
+            self.unregister(plugin)
+            raise
         return PluginRegistration(self, plugin, added)
 
     def unregister(self, plugin: object) -> None:
         """Take a plugin away, with the generators that it has registered. May be repeated."""
         with self._lock:
             if self._hooks is not None and self._hooks.is_registered(plugin):
+                name = self._hooks.get_name(plugin)
                 self._hooks.unregister(plugin)
                 self._listeners = {}
+                # Who is registered anew is warned about anew.
+                self._complaints.difference_update(
+                    [complaint for complaint in self._complaints if complaint[0] == name]
+                )
                 self._unasked = [other for other in self._unasked if other is not plugin]
                 for registration in self._generators.pop(id(plugin), ()):
                     registration.undo()
@@ -249,13 +290,13 @@ class PluginManager:
         if self._is_loaded or not self._loading.acquire(blocking=wait):
             return
         try:
-            if not self._is_loading:  # else a plugin makes a generator in this thread
+            # Else a plugin makes a generator in this thread, or another was faster.
+            if not self._is_loading and not self._is_loaded:
                 self._is_loading = True
-                self._register_generator = register_generator
-                self._ask_for_generators()
-                for claim in _wanted(installed):
-                    self._load_claim(claim)
-                self._is_loaded = True
+                try:
+                    self._load_all(installed, register_generator)
+                finally:  # by Ctrl-C, too: the next who comes loads the rest
+                    self._is_loading = False
         finally:
             self._loading.release()
 
@@ -299,7 +340,12 @@ class PluginManager:
         if found is None:
             with self._lock:
                 implementations = self._hooks.implementations(hook)
-                found = tuple(Listener(plugin, hook, call) for plugin, call in implementations)
+                found = tuple(
+                    Listener(plugin, hook, call, self._complaints)
+                    for plugin, call in implementations
+                )
+                if hook in _ENDS:
+                    found = found[::-1]
                 self._listeners[hook] = found
         return found
 
@@ -309,12 +355,23 @@ class PluginManager:
 
     # -- Loading -------------------------------------------------------------------------
 
+    def _load_all(
+        self, installed: Callable[[], Sequence[Claim]], register_generator: Callable[..., Any]
+    ) -> None:
+        self._register_generator = register_generator
+        self._ask_for_generators()
+        for claim in _wanted(installed):
+            if claim not in self._done:
+                self._load_claim(claim)
+                self._done.add(claim)
+        self._is_loaded = True
+
     def _load_claim(self, claim: Claim) -> None:
         try:
             plugin = claim.entry_point.load()
             self.register(plugin() if isinstance(plugin, type) else plugin, claim.provider)
         # Whatever a stranger's module raises at import, SystemExit too, is that plugin's fault.
-        except (Exception, SystemExit) as error:  # noqa: BLE001
+        except HARMLESS as error:
             self._failures[claim.provider] = error
             _warn(
                 f"plugin {claim.provider!r} of {claim.origin} is left out: "
@@ -324,47 +381,74 @@ class PluginManager:
 
     def _ask_for_generators(self) -> None:
         """Let the plugins that have not yet done so register their generators."""
-        register_generator = self._register_generator
-        if register_generator is None or self._hooks is None:
-            return
-        hook = "rigging_register_generators"
-        while self._unasked:
-            plugin = self._unasked.pop(0)
-            made = self._generators.setdefault(id(plugin), [])
+        while True:
+            with self._lock:
+                if self._register_generator is None or self._hooks is None or not self._unasked:
+                    return
+                plugin = self._unasked.pop(0)
+                name = self._hooks.get_name(plugin)
+                own = [one for one in self.listeners(_GENERATORS) if one.plugin == name]
+                made = self._generators.setdefault(id(plugin), [])
+            # Without the lock: a plugin may run a generator, which asks for listeners.
+            self._ask(plugin, own, made, self._register_generator)
 
-            def register(provider: str, source: Any, made: list[Any] = made) -> Any:
-                registration = register_generator(provider, source)
+    def _ask(
+        self,
+        plugin: object,
+        listeners: Sequence[Listener],
+        made: list[Any],
+        register_generator: Callable[..., Any],
+    ) -> None:
+        """Let one plugin register its generators, which are kept in ``made``."""
+
+        def register(provider: str, source: Any) -> Any:
+            registration = register_generator(provider, source)
+            with self._lock:
                 made.append(registration)
-                return registration
+                is_wanted = self._generators.get(id(plugin)) is made
+            if not is_wanted:  # the plugin was unregistered meanwhile
+                registration.undo()
+            return registration
 
-            name = self._hooks.get_name(plugin)
-            own = [listener for listener in self.listeners(hook) if listener.plugin == name]
-            call_each(own, register)
+        try:
+            call_each(listeners, register)
+        except BaseException:  # Ctrl-C: as if it had not been asked
+            with self._lock:
+                if self._generators.get(id(plugin)) is made:
+                    self._unasked.insert(0, plugin)
+            for registration in made:
+                registration.undo()
+            made.clear()
+            raise
 
 
 def call_each(listeners: Iterable[Listener], *arguments: Any) -> None:
     """Call listeners, each for itself: one that raises is warned about, and the rest go on."""
-    for listener in listeners:
+    rest = iter(listeners)
+    for listener in rest:
         try:
             listener.call(*arguments)
-        # A stranger's code, which harms no run, not even by leaving.
-        except (Exception, SystemExit) as error:  # noqa: BLE001
+        except HARMLESS as error:
             listener.complain(error)
+        except BaseException:  # Ctrl-C; the others are told still
+            call_each(rest, *arguments)
+            raise
 
 
 def _wanted(installed: Callable[[], Sequence[Claim]]) -> Iterator[Claim]:
     """Yield the installed plugins that the environment lets in."""
     if os.environ.get("RIGGING_DISABLE_PLUGINS", "").strip().lower() not in _OFF:
         return
-    only = {name.strip().lower() for name in os.environ.get("RIGGING_PLUGINS", "").split(",")}
-    only.discard("")
+    value = os.environ.get("RIGGING_PLUGINS", "").strip()
+    only = {name.strip().lower() for name in value.split(",")} - {""}
     claims = installed()
     names = {claim.provider for claim in claims}
     for name in sorted(only - names):
         near = nearest(name, sorted(names))
         hint = f"did you mean {near!r}?" if near else f"installed: {', '.join(sorted(names))}"
         _warn(f"RIGGING_PLUGINS names {name!r}, which is not installed; {hint or 'none is'}")
-    yield from (claim for claim in claims if not only or claim.provider in only)
+    # Set but to no name, such as ",": that lets in none.
+    yield from (claim for claim in claims if not value or claim.provider in only)
 
 
 def _warn(text: str) -> None:

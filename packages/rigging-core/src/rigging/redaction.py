@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Redactor", "is_harmless", "is_secret", "without_secrets"]
+__all__ = ["Redactor", "is_harmless", "is_secret", "without_secrets", "without_url_secrets"]
 
 _SECRET_WORDS: Final = ("authorization", "cookie", "credential", "password", "secret")
 _SECRET_ENDINGS: Final = (
@@ -119,6 +119,16 @@ def _harmless(values: Any) -> Any:
     return {name: value for name, value in values.items() if is_harmless(str(name))}
 
 
+def without_url_secrets(text: str) -> str:
+    """Return a text without the passwords and keys that stand in addresses.
+
+    Example:
+        >>> without_url_secrets("http://me:pw@host/v1?api_key=k-7")
+        'http://***@host/v1?api_key=***'
+    """
+    return _KEY_IN_URL.sub(r"\1=***", _USER_IN_URL.sub("***@", text))
+
+
 class Redactor:
     """Replaces by ``***`` what is a key, a part of one, or looks like one in an address.
 
@@ -144,8 +154,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return ``text`` without keys."""
-        text = _USER_IN_URL.sub("***@", text)
-        text = _KEY_IN_URL.sub(r"\1=***", text)
+        text = without_url_secrets(text)
         for pattern in (*self._patterns, _MASKED_KEY):
             text = pattern.sub("***", text)
         return text
