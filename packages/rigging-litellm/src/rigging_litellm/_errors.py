@@ -58,6 +58,9 @@ __all__ = ["PROVIDER", "to_rigging_error"]
 
 PROVIDER: Final = "litellm"
 
+# Attributes of SDKs' exceptions that hold a request or its response.
+_OF_HTTP: Final = frozenset({"request", "_request", "response"})
+
 # Names of litellm's exceptions, looked up along the class's bases: the nearest counts.
 _BY_NAME: Final[Mapping[str, type[GenerationError]]] = {
     "APIConnectionError": ProviderConnectionError,
@@ -144,6 +147,8 @@ def to_rigging_error(
     redactor = Redactor([*keys_of(evidence.links), api_key])
     for link in evidence.links:
         redactor.exception(link)
+        # What was sent has the key among its headers, and what came back may repeat it.
+        vars(link).update(dict.fromkeys(_OF_HTTP & vars(link).keys()))
     if missing and status is None:
         return MissingDependencyError(
             PROVIDER,
