@@ -252,7 +252,7 @@ def test_what_is_broken_is_said_and_no_key(
         "FAILED usage is counted (messages): a result says what it took: `usage` is filled"
         in done.out
     )
-    assert "FAILED no record of a request shows the key (messages): no result" in done.out
+    assert "FAILED no record of a request shows the key (messages): no log record" in done.out
     assert "  0 tests passed, 2 failed." in done.out
     assert "my key is ***" in done.out
     assert KEY not in done.out + done.err

@@ -109,7 +109,7 @@ class Careful(rg.Generator):
             raise ProviderTimeoutError("too late", provider="careful", model=self.model) from None
 
     def failure(self) -> Exception:
-        return ContextLengthError("too long", provider="careful", model=self.model)
+        return ContextLengthError("too long", provider="careful", model=self.model, retry_after=7)
 
     def answer(self, given: Any, prompt: str, params: rg.GenerateParams) -> Any:
         text = f"You said: {prompt}"

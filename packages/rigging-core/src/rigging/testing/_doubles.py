@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeAlias, TypeVar
 
 from pydantic import PrivateAttr
 
@@ -13,12 +13,12 @@ from rigging.generator import Generator
 from rigging.result import GeneratedMessage, GeneratedText, StopReason, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from rigging.message import Message
     from rigging.params import GenerateParams
 
-__all__ = ["EchoGenerator", "RecordedCall", "Reply", "ScriptedGenerator"]
+__all__ = ["EchoGenerator", "PreparedGenerator", "RecordedCall", "Reply", "ScriptedGenerator"]
 
 _ResultT = TypeVar("_ResultT", GeneratedMessage, GeneratedText)
 
@@ -98,11 +98,39 @@ class RecordedCall:
 Reply: TypeAlias = str | GeneratedMessage | GeneratedText | BaseException
 
 
-class ScriptedGenerator(Generator):
+class PreparedGenerator(Generator):
+    """A generator that keeps what it was prepared with when it is copied or pickled."""
+
+    # Private attributes: a copy goes on by itself from where they are.
+    _kept: ClassVar[tuple[str, ...]] = ()
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        _set(copied, self._state())
+        return copied
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), self._state(), None, None, _set)
+
+    def _state(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self._kept}
+        return {
+            name: value.copy() if isinstance(value, (dict, list)) else value
+            for name, value in values.items()
+        }
+
+
+def _set(generator: Generator, state: Mapping[str, Any]) -> None:
+    for name, value in state.items():
+        setattr(generator, name, value)
+
+
+class ScriptedGenerator(PreparedGenerator):
     """Gives prepared replies in order, and records what it was asked.
 
     A reply is a text, a whole result, or an exception, which fails the one request that
-    it falls to. A request after the last reply fails with a `ResponseError`.
+    it falls to. A request after the last reply fails with a `ResponseError`. A copy, and
+    what a pickle becomes, goes on by itself from the same place.
 
     Example:
         >>> import asyncio
@@ -114,6 +142,8 @@ class ScriptedGenerator(Generator):
     """
 
     model: str = "scripted"
+
+    _kept: ClassVar[tuple[str, ...]] = ("_replies", "_calls", "_used")
 
     _replies: list[Reply] = PrivateAttr(default_factory=list)
     _calls: list[RecordedCall] = PrivateAttr(default_factory=list)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field, PrivateAttr
 
 from rigging.error import ProviderServerError, ProviderTimeoutError
-from rigging.generator import Generator
-from rigging.testing._doubles import EchoGenerator
+from rigging.testing._doubles import EchoGenerator, PreparedGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -25,7 +24,7 @@ _InputT = TypeVar("_InputT")
 _ResultT = TypeVar("_ResultT")
 
 
-class FailingGenerator(Generator):
+class FailingGenerator(PreparedGenerator):
     """Fails every request with the same error.
 
     Args:
@@ -42,11 +41,13 @@ class FailingGenerator(Generator):
 
     model: str = "failing"
 
-    _error: BaseException = PrivateAttr()
+    _kept: ClassVar[tuple[str, ...]] = ("_error",)
+
+    _error: BaseException | None = PrivateAttr(default=None)
 
     def __init__(self, error: BaseException | None = None, **fields: Any) -> None:
         super().__init__(**fields)
-        self._error = error or ProviderServerError("this generator fails", model=self.model)
+        self._error = error
 
     async def generate_messages(
         self,
@@ -54,7 +55,7 @@ class FailingGenerator(Generator):
         params: Sequence[GenerateParams],  # noqa: ARG002 (nothing is generated)
     ) -> Sequence[GeneratedMessage | BaseException]:
         """Fail each conversation."""
-        return [copy.copy(self._error) for _ in messages]
+        return [self._failure() for _ in messages]
 
     async def generate_texts(
         self,
@@ -62,7 +63,12 @@ class FailingGenerator(Generator):
         params: Sequence[GenerateParams],  # noqa: ARG002
     ) -> Sequence[GeneratedText | BaseException]:
         """Fail each text."""
-        return [copy.copy(self._error) for _ in texts]
+        return [self._failure() for _ in texts]
+
+    def _failure(self) -> BaseException:
+        if self._error is not None:
+            return copy.copy(self._error)
+        return ProviderServerError("this generator fails", model=self.model)
 
 
 class SlowGenerator(EchoGenerator):
@@ -118,7 +124,7 @@ class SlowGenerator(EchoGenerator):
         )
 
 
-class FlakyGenerator(EchoGenerator):
+class FlakyGenerator(PreparedGenerator, EchoGenerator):
     """Fails each prompt a few times, and repeats it then: for tests of what tries again.
 
     Args:
@@ -139,6 +145,8 @@ class FlakyGenerator(EchoGenerator):
 
     model: str = "flaky"
     failures: int = Field(default=1, ge=0)
+
+    _kept: ClassVar[tuple[str, ...]] = ("_error", "_failed")
 
     _error: BaseException | None = PrivateAttr(default=None)
     _failed: dict[Hashable, int] = PrivateAttr(default_factory=dict)

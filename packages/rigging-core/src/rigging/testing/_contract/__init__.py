@@ -18,6 +18,7 @@ from rigging.testing._contract._batches import BatchRules
 from rigging.testing._contract._callers import CallerRules
 from rigging.testing._contract._errors import ErrorRules
 from rigging.testing._contract._imports import ImportRules
+from rigging.testing._contract._loops import LoopRules
 from rigging.testing._contract._parameters import ParameterRules
 from rigging.testing._contract._results import ResultRules
 from rigging.testing._contract._secrets import SecretRules
@@ -32,6 +33,7 @@ class GeneratorContract(
     ParameterRules,
     ResultRules,
     CallerRules,
+    LoopRules,
     ValueRules,
     SecretRules,
     ErrorRules,
@@ -60,8 +62,8 @@ class GeneratorContract(
         deterministic: At temperature 0 equal prompts give equal answers.
         takes_time: A request can be made to last (fixture `slow`). Off for what answers at once.
         can_fail: A request can be made to fail (fixture `faults`). Off for what never does.
-        answers_when_spawned: It is asked once in a process of its own, too. Off where loading
-            there costs minutes: it is only unpickled then.
+        answers_when_spawned: It is asked in processes of its own, too, and others like it are
+            loaded. Off where that costs minutes: it is only unpickled there then.
         unsupported_params: Further parameters that it cannot honour, and must warn of.
         unsupported_in_texts: The same, for texts only.
         field_values: Another value than the default, for fields where none can be guessed.

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Imported", "answer_in_child", "import_in_child"]
+__all__ = ["Answered", "Imported", "answer_in_child", "import_in_child"]
 
 _TIMEOUT_S: Final = 600.0
 
@@ -32,16 +32,22 @@ print(json.dumps({"cpu_s": spent, "modules": sorted(sys.modules)}))
 _ANSWER: Final = """\
 import asyncio, base64, pickle
 from rigging.params import GenerateParams
+from rigging.testing._contract._heartbeat import listen
 from rigging.testing._contract._kinds import KINDS
 generator = pickle.loads(base64.b64decode(given["pickled"]))
-answer = None
-if given["prompt"] is not None:
+answer, stalled_s = None, 0.0
+
+async def ask():
     (kind,) = [kind for kind in KINDS if kind.name == given["kind"]]
     params = GenerateParams(**given["params"])
-    answer = str(asyncio.run(kind.ask(generator, given["prompt"], params)))
+    return await listen(kind.ask(generator, given["prompt"], params))
+
+if given["prompt"] is not None:
+    result, stalled_s = asyncio.run(ask())
+    answer = str(result)
     generator.unload()
 print()
-print(json.dumps({"shown": repr(generator), "answer": answer}))
+print(json.dumps({"shown": repr(generator), "answer": answer, "stalled_s": stalled_s}))
 """
 
 
@@ -58,6 +64,22 @@ class Imported:
     cpu_s: float
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What a generator was and did in a process of its own.
+
+    Attributes:
+        shown: Its repr.
+        answer: What it answered; None if it was asked nothing.
+        stalled_s: The longest time for which its first request stopped the event loop, in
+            seconds.
+    """
+
+    shown: str
+    answer: str | None
+    stalled_s: float
+
+
 def import_in_child(module: str) -> Imported:
     """Import a module in a fresh interpreter.
 
@@ -70,7 +92,7 @@ def import_in_child(module: str) -> Imported:
 
 def answer_in_child(
     pickled: bytes, *, kind: str, prompt: str | None, params: dict[str, Any]
-) -> tuple[str, str | None]:
+) -> Answered:
     """Unpickle a generator in a fresh interpreter, and ask it.
 
     Args:
@@ -78,9 +100,6 @@ def answer_in_child(
         kind: Of the request.
         prompt: What to ask; None to ask nothing.
         params: What to ask it with.
-
-    Returns:
-        The generator's repr there, and the answer.
 
     Raises:
         RuntimeError: If that fails.
@@ -92,7 +111,7 @@ def answer_in_child(
         prompt=prompt,
         params=params,
     )
-    return done["shown"], done["answer"]
+    return Answered(**done)
 
 
 def _run(code: str, **given: Any) -> dict[str, Any]:

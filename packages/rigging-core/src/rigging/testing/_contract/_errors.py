@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rigging.error import GenerationError
+from rigging.testing._contract._kinds import raised
 from rigging.testing._contract._subject import Subject, needs
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class ErrorRules(Subject):
         except GenerationError as error:
             return error
         except Exception as error:  # noqa: BLE001 (reported as a broken rule)
-            answer = error
+            answer = raised(error)
         pytest.fail(
             f"a request that fails at the backend raises a rigging.error.GenerationError "
             f"({fault.described}, a {fault.error.__name__}): here came {answer!r}"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import pytest
 
+from rigging.testing._contract._kinds import errors_of_ours
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from types import TracebackType
@@ -28,8 +30,14 @@ class Runner:
         self._runner = asyncio.Runner()
 
     def run(self, coroutine: Coroutine[object, object, _T]) -> _T:
-        """Run a coroutine to its end."""
-        return self._runner.run(self._in_time(coroutine))
+        """Run a coroutine to its end.
+
+        Raises:
+            RiggingError: As the coroutine does.
+            AssertionError: If it raises what is no error of rigging's.
+        """
+        with errors_of_ours("a request"):
+            return self._runner.run(self._in_time(coroutine))
 
     async def _in_time(self, coroutine: Coroutine[object, object, _T]) -> _T:
         try:

@@ -1,4 +1,4 @@
-"""Values for the fields of a class that nobody has described."""
+"""What generators are asked that nobody has described: field values, odd texts, conversations."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from rigging.error import InvalidValueError
+from rigging.message import FunctionCall, Message, TextPart, ToolCall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pydantic.fields import FieldInfo
 
-__all__ = ["another_value"]
+__all__ = ["ODD_TEXTS", "another_value", "conversations"]
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
+
+#: What a text may hold, too.
+ODD_TEXTS: Final = (
+    "",
+    " \n\t",
+    "naïve façade 日本語 🦜\u200d🏳️ \u202eright to left",
+    "a\x00b\x1b[0m",
+    "<|im_end|></s>[INST]{{ user }}",
+)
 
 # What an identifier has to write with care comes first.
 _CANDIDATES: Final = (
@@ -59,6 +69,23 @@ def another_value(
         if getattr(built, name) != default:
             return built
     return None
+
+
+def conversations(prompt: str) -> Mapping[str, Sequence[Message]]:
+    """Return conversations that end in a prompt, or in what a tool found, by what they hold."""
+    ask = Message("user", "Is it red?")
+    said = [ask, Message("assistant", "It may be.")]
+    function = FunctionCall(name="look_up", arguments='{"term": "red"}')
+    call = Message("assistant", tool_calls=[ToolCall(id="call_1", function=function)])
+    found = Message("tool", prompt, tool_call_id="call_1")
+    parts = Message("user", [TextPart(text="Listen: "), TextPart(text=prompt)])
+    last = Message("user", prompt)
+    return {
+        "several turns": [*said, last],
+        "parts of text": [parts],
+        "a system message": [Message("system", "Be brief."), last],
+        "the result of a tool": [ask, call, found],
+    }
 
 
 def _choices(field: FieldInfo) -> Iterator[Any]:

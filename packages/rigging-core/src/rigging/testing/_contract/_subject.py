@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import pytest
 
+from rigging._text import nearest
 from rigging.generator import Generator, get_generator
 from rigging.params import GenerateParams
 from rigging.testing._contract._kinds import KINDS, Kind
@@ -27,6 +30,9 @@ PROMPTS: Final = (
 )
 
 _CAPABILITIES: Final = "__rigging_capabilities__"
+
+_OURS: Final = __name__.rpartition(".")[0]  # where the rules are
+_NEARLY: Final = 0.8  # how alike a name and a setting's are, where a slip is likely
 
 #: Top modules of libraries that no program should pay for before it needs them.
 _HEAVY: Final = frozenset(
@@ -100,8 +106,8 @@ class Subject:
     can_fail: ClassVar[bool] = True
     answers_when_spawned: ClassVar[bool] = True
 
-    unsupported_params: ClassVar[frozenset[str]] = frozenset()
-    unsupported_in_texts: ClassVar[frozenset[str]] = frozenset()
+    unsupported_params: ClassVar[Collection[str]] = frozenset()
+    unsupported_in_texts: ClassVar[Collection[str]] = frozenset()
     field_values: ClassVar[Mapping[str, Any]] = {}
     unwritten_fields: ClassVar[frozenset[str]] = frozenset()
     heavy_modules: ClassVar[frozenset[str]] = _HEAVY
@@ -114,6 +120,19 @@ class Subject:
 
     #: Worked out from the others: one kind of request is refused.
     refuses_a_kind: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Those that are subjects were looked at when they were made.
+        for base in (cls, *(base for base in cls.__mro__[1:] if not issubclass(base, Subject))):
+            if base is not object:
+                _check_settings(base)
+                _check_expected_failures(base, cls)
+        if not (cls.supports_messages or cls.supports_texts):
+            raise TypeError(
+                f"{cls.__name__} supports neither messages nor texts: a generator continues one "
+                f"of them, so leave supports_messages or supports_texts on"
+            )
 
     @pytest.fixture
     def generator(self) -> Generator:
@@ -168,5 +187,55 @@ class Subject:
         """Return the parameters that have to be warned about."""
         flags = ("max_tokens", "stop", "seed", "timeout")
         switched_off = {name for name in flags if not getattr(self, f"supports_{name}")}
-        in_texts = self.unsupported_in_texts if kind.name == "texts" else frozenset()
-        return self.unsupported_params | in_texts | switched_off
+        in_texts = self.unsupported_in_texts if kind.name == "texts" else ()
+        return frozenset({*self.unsupported_params, *in_texts, *switched_off})
+
+
+def _check_settings(cls: type) -> None:
+    """Refuse settings that are nearly spelt like one of the contract's, and unknown parameters."""
+    settings = Subject.__annotations__
+    for name, value in vars(cls).items():
+        # Fixtures and helpers have whatever names they like.
+        is_other = name.startswith("_") or callable(value) or hasattr(value, "__get__")
+        # A word that begins as a switch does is refused in any case.
+        if is_other or name.startswith("supports_") or hasattr(Subject, name):
+            continue
+        for meant in difflib.get_close_matches(name, settings, n=1, cutoff=_NEARLY):
+            raise TypeError(f"{cls.__name__}.{name} sets nothing: did you mean {meant!r}?")
+    known = GenerateParams.model_fields.keys() - {"extra"}
+    for setting in ("unsupported_params", "unsupported_in_texts"):
+        named = vars(cls).get(setting, ())
+        if isinstance(named, str) or not isinstance(named, Collection):
+            raise TypeError(
+                f"{cls.__name__}.{setting} is a set of names of parameters, not {named!r}"
+            )
+        for name in named:
+            if name not in known:
+                near = nearest(str(name), known)
+                hint = (
+                    f"did you mean {near!r}?" if near else f"there are {', '.join(sorted(known))}"
+                )
+                raise TypeError(
+                    f"{cls.__name__}.{setting} names {name!r}, which is no parameter that can be "
+                    f"warned about: {hint}"
+                )
+
+
+def _check_expected_failures(cls: type, contract: type) -> None:
+    """Refuse a test that is expected to fail at times only; let it fail once it is kept."""
+    for name, test in vars(cls).items():
+        rules = (base for base in contract.__mro__ if base.__module__.startswith(_OURS))
+        if not name.startswith("test_") or not any(name in vars(base) for base in rules):
+            continue
+        marks = getattr(test, "pytestmark", [])
+        for place, mark in enumerate(marks):
+            if mark.name != "xfail":
+                continue
+            if mark.args or "condition" in mark.kwargs:
+                raise TypeError(
+                    f"{cls.__name__}.{name} is expected to fail on a condition, and would test "
+                    f"nothing without it: write pytest.mark.xfail(reason=…), and make the "
+                    f"override itself depend on that"
+                )
+            # Else one that does nothing would pass.
+            marks[place] = pytest.mark.xfail(**{"strict": True, **mark.kwargs}).mark

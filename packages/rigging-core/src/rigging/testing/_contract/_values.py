@@ -11,9 +11,11 @@ from rigging._fields import options_of
 from rigging.error import InvalidGeneratorError, RiggingError
 from rigging.generator import get_generator
 from rigging.params import GenerateParams
+from rigging.testing._contract._assigning import assigned, made_anew
 from rigging.testing._contract._children import answer_in_child
+from rigging.testing._contract._kinds import raised, usage_of
 from rigging.testing._contract._samples import another_value
-from rigging.testing._contract._subject import PROMPTS, Subject
+from rigging.testing._contract._subject import PROMPTS, Subject, needs
 
 if TYPE_CHECKING:
     from rigging.generator import Generator
@@ -38,7 +40,7 @@ class ValueRules(Subject):
         try:
             runner.run(kind.ask(generator, PROMPTS[0], self.params()))
         except Exception as error:  # noqa: BLE001 (reported as a broken rule)
-            pytest.fail(f"after unload(), the next use loads again: here came {error!r}")
+            pytest.fail(f"after unload(), the next use loads again: here came {raised(error)!r}")
 
     def test_an_identifier_carries_every_field(self, generator: Generator) -> None:
         lost = [
@@ -56,9 +58,7 @@ class ValueRules(Subject):
         asked = PROMPTS[0] if self.answers_when_spawned else None
         try:
             pickled = pickle.dumps(generator)
-            shown, answer = answer_in_child(
-                pickled, kind=kind.name, prompt=asked, params=params.to_dict()
-            )
+            there = answer_in_child(pickled, kind=kind.name, prompt=asked, params=params.to_dict())
         except Exception as error:  # noqa: BLE001 (reported as a broken rule)
             pytest.fail(
                 f"a generator pickles, and works in a spawned process, where it loads what it "
@@ -66,15 +66,29 @@ class ValueRules(Subject):
             )
         # Without its key, which stays here.
         expected = repr(pickle.loads(pickled))  # noqa: S301 (our own bytes)
-        assert shown == expected, (
-            f"a generator is the same in a spawned process: {expected} became {shown}"
+        assert there.shown == expected, (
+            f"a generator is the same in a spawned process: {expected} became {there.shown}"
         )
         if asked and self.deterministic:
             here = str(runner.run(kind.ask(generator, asked, params)))
-            assert answer == here, (
-                f"a generator answers in a spawned process as it does here: {answer!r} there, "
-                f"{here!r} here"
+            assert there.answer == here, (
+                f"a generator answers in a spawned process as it does here: {there.answer!r} "
+                f"there, {here!r} here"
             )
+
+    @needs("supports_max_tokens", "answers_when_spawned")
+    def test_generators_of_one_class_keep_apart(self, generator: Generator, runner: Runner) -> None:
+        kind = self.kinds()[0]
+        short, long = (generator.params.merge_with(self.params(max_tokens=n)) for n in (1, 4))
+        with assigned(generator, "params", short), made_anew(generator, params=long) as another:
+            one, two = (
+                usage_of(runner.run(kind.ask(asked, PROMPTS[0], GenerateParams()))).output_tokens
+                for asked in (generator, another)
+            )
+        assert one <= 1 < two, (
+            f"two generators of one class have nothing in common: one with max_tokens=1 wrote "
+            f"{one} tokens, and then one with max_tokens=4 wrote {two}"
+        )
 
     def test_an_unknown_field_is_refused(self, generator: Generator) -> None:
         refusal = ""
