@@ -61,7 +61,10 @@ def test_an_engine_that_cannot_be_asked_is_shut_down(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("rigging_vllm._worker.Responder", leave)
 
-    (result,) = ask(VLLMGenerator(model="m"), "One")
+    generator = VLLMGenerator(model="m")
+
+    (result,) = ask(generator, "One")
+    generator.unload()  # waits for the worker's end
 
     assert isinstance(result, rg.error.ProviderServerError)
     assert len(shut_down) == 1

@@ -276,6 +276,8 @@ def test_an_engine_that_nobody_can_use_any_more_ends(generator: VLLMGenerator) -
     generator.load()
     worker = generator._engine._worker  # type: ignore[attr-defined]
     llm = weakref.ref(worker._llm)
+    refused = [ask(generator, top_p=0.0), ask(generator, "x" * 1000), ask(generator, seed=2**64)]
+    assert all(isinstance(error, rg.error.BadRequestError) for error in refused)
 
     generator._engine = copy.deepcopy(generator._engine)
     gc.collect()
@@ -283,6 +285,7 @@ def test_an_engine_that_nobody_can_use_any_more_ends(generator: VLLMGenerator) -
 
     assert engine_processes() == []
     assert llm() is None
+    assert refused  # errors that are kept do not keep it
 
 
 # -- What cannot be loaded ---------------------------------------------------------------

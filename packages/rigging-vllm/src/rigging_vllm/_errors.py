@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fresh", "load_error", "placed", "request_error"]
 
+_log: Final = logging.getLogger(__name__)
+
 _TOO_LONG: Final = re.compile(r"maximum (?:context|model) length", re.IGNORECASE)
 _NOT_STARTED: Final = re.compile(r"core initialization failed", re.IGNORECASE)
 _NO_TEMPLATE: Final = re.compile(r"chat template", re.IGNORECASE)
@@ -38,6 +41,8 @@ def request_error(error: BaseException, model: str) -> RiggingError:
 
     One of ours is returned as it is.
     """
+    _log.debug("a request to %s failed", model, exc_info=error)
+    _drop_frames(error)
     if isinstance(error, RiggingError):
         return placed(error, model)
     name = type(error).__name__
@@ -47,6 +52,15 @@ def request_error(error: BaseException, model: str) -> RiggingError:
     made = _request_error(error)
     made.__cause__ = error
     return placed(made, model)
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Let go of the frames in which it was raised: they hold vLLM's engine while it is kept."""
+    found = [error]
+    for link in found:  # grows on the way
+        link.__traceback__ = None
+        linked = (link.__cause__, link.__context__)
+        found += [one for one in linked if one is not None and one not in found]
 
 
 def _request_error(error: BaseException) -> GenerationError:

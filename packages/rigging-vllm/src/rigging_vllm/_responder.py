@@ -83,8 +83,6 @@ class Responder:
             return
         try:
             end: Answer | RiggingError = await self._generate(ticket)
-        except RiggingError as error:
-            end = placed(error, ticket.spec.model)
         except asyncio.CancelledError:
             raise
         # Whatever vLLM raises is that request's failure, also what would end the engine's loop.
