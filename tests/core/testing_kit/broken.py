@@ -307,6 +307,20 @@ def _with_usage(result: Any, **tokens: int) -> Any:
     return result.model_copy(update={"usage": result.usage.model_copy(update=tokens)})
 
 
+class _EndingOtherwise(Careful):
+    """Changes the results at the end of streams of so many tokens, which one rule asks for."""
+
+    asked: ClassVar[int]
+
+    def end(self, result: Any) -> Any:
+        raise NotImplementedError
+
+    async def pieces_of(self, given: Any, params: Any) -> Any:
+        async for item in super().pieces_of(given, params):
+            changes = not isinstance(item, str) and params.max_tokens == self.asked
+            yield self.end(item) if changes else item
+
+
 @breaks("test_usage_is_counted", "`input_tokens` of a call is 0")
 class Uncounted(Careful):
     async def all_of(self, inputs: Any, params: Any) -> Any:
@@ -319,19 +333,19 @@ class Uncounted(Careful):
 
 
 @breaks("test_usage_is_counted", "`input_tokens` of a stream is 0")
-class UncountedStreams(Careful):
-    async def pieces_of(self, given: Any, params: Any) -> Any:
-        async for item in super().pieces_of(given, params):
-            short = not isinstance(item, str) and params.max_tokens == 4
-            yield _with_usage(item, input_tokens=0) if short else item
+class UncountedStreams(_EndingOtherwise):
+    asked: ClassVar[int] = 4
+
+    def end(self, result: Any) -> Any:
+        return _with_usage(result, input_tokens=0)
 
 
 @breaks("test_usage_is_counted", "`output_tokens` of a stream is 0")
-class UncountedAnswers(Careful):
-    async def pieces_of(self, given: Any, params: Any) -> Any:
-        async for item in super().pieces_of(given, params):
-            short = not isinstance(item, str) and params.max_tokens == 4
-            yield _with_usage(item, output_tokens=0) if short else item
+class UncountedAnswers(_EndingOtherwise):
+    asked: ClassVar[int] = 4
+
+    def end(self, result: Any) -> Any:
+        return _with_usage(result, output_tokens=0)
 
 
 @breaks("test_usage_is_counted", "total_tokens counts both: ")
@@ -371,11 +385,11 @@ class NeverCut(Careful):
 
 
 @breaks("test_the_stop_reason_is_told", "`stop_reason` of a stream is not filled")
-class StreamingWithoutReason(Careful):
-    async def pieces_of(self, given: Any, params: Any) -> Any:
-        async for item in super().pieces_of(given, params):
-            cut = not isinstance(item, str) and params.max_tokens == 1
-            yield item.model_copy(update={"stop_reason": rg.StopReason.unknown}) if cut else item
+class StreamingWithoutReason(_EndingOtherwise):
+    asked: ClassVar[int] = 1
+
+    def end(self, result: Any) -> Any:
+        return result.model_copy(update={"stop_reason": rg.StopReason.unknown})
 
 
 @breaks("test_pipelines_run_it", "an assistant says: ['user', 'user', 'user']")
@@ -421,27 +435,27 @@ class StreamingBytes(Careful):
 
 
 @breaks("test_a_stream_gives_what_a_call_gives", "the tokens of its prompt as a call does: 0, not")
-class StreamingUncountedPrompts(Careful):
-    async def pieces_of(self, given: Any, params: Any) -> Any:
-        async for item in super().pieces_of(given, params):
-            long = not isinstance(item, str) and params.max_tokens == 12
-            yield _with_usage(item, input_tokens=0) if long else item
+class StreamingUncountedPrompts(_EndingOtherwise):
+    asked: ClassVar[int] = 12
+
+    def end(self, result: Any) -> Any:
+        return _with_usage(result, input_tokens=0)
 
 
 @breaks("test_a_stream_gives_what_a_call_gives", "the tokens of its answer as a call does: 0, not")
-class StreamingUncountedAnswers(Careful):
-    async def pieces_of(self, given: Any, params: Any) -> Any:
-        async for item in super().pieces_of(given, params):
-            long = not isinstance(item, str) and params.max_tokens == 12
-            yield _with_usage(item, output_tokens=0) if long else item
+class StreamingUncountedAnswers(_EndingOtherwise):
+    asked: ClassVar[int] = 12
+
+    def end(self, result: Any) -> Any:
+        return _with_usage(result, output_tokens=0)
 
 
 @breaks("test_a_stream_gives_what_a_call_gives", "for the reason that a call does: 'length', not")
-class StreamingAlwaysCut(Careful):
-    async def pieces_of(self, given: Any, params: Any) -> Any:
-        async for item in super().pieces_of(given, params):
-            long = not isinstance(item, str) and params.max_tokens == 12
-            yield item.model_copy(update={"stop_reason": rg.StopReason.length}) if long else item
+class StreamingAlwaysCut(_EndingOtherwise):
+    asked: ClassVar[int] = 12
+
+    def end(self, result: Any) -> Any:
+        return result.model_copy(update={"stop_reason": rg.StopReason.length})
 
 
 @breaks(

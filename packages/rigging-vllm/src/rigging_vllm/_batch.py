@@ -11,10 +11,10 @@ import collections
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rigging.error import BadRequestError, ProviderServerError
+from rigging.error import ProviderServerError
 from rigging_vllm._ending import ended
 from rigging_vllm._errors import placed, request_error
-from rigging_vllm._lora import lora_request
+from rigging_vllm._lora import lora_request, not_loaded
 from rigging_vllm._prompts import ignored, openai_messages, shows_tools
 from rigging_vllm._request import Answer
 from rigging_vllm._responder import failure_of
@@ -117,10 +117,7 @@ class Batch:
         except self._engine_dead:
             raise
         except Exception as error:
-            raise BadRequestError(
-                f"the LoRA adapter {lora.lora_name!r} cannot be loaded from "
-                f"{lora.lora_path}: {error}"
-            ) from error
+            raise not_loaded(lora, error) from error
         self._adapters.add(lora.lora_int_id)
         return lora
 

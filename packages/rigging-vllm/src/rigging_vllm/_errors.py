@@ -108,10 +108,10 @@ def load_error(
         made = InvalidGeneratorError(NO_GUARD)
     else:
         text = f"vLLM failed to load: {type(error).__name__}: {error}"
-        has_begun = _NOT_STARTED.search(str(error)) is None
-        if not has_begun:
+        never_began = _NOT_STARTED.search(str(error)) is not None
+        if never_began:
             text += " (too little memory, most often; its log says why)"
-        made = ProviderServerError(text, retryable=has_begun)
+        made = ProviderServerError(text, retryable=not never_began)
     made.__cause__ = error
     return placed(made, spec.model)
 

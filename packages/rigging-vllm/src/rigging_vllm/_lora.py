@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rigging.params import GenerateParams
 
-__all__ = ["LORA", "Adapters", "lora_request"]
+__all__ = ["LORA", "Adapters", "lora_request", "not_loaded"]
 
 #: The key of a request's ``extra`` that names its adapter.
 LORA: Final = "lora"
@@ -45,19 +45,22 @@ class Adapters:
             except Exception as error:
                 if self._llm.errored:
                     raise
-                raise BadRequestError(
-                    f"the LoRA adapter {request.lora_name!r} cannot be loaded from "
-                    f"{request.lora_path}: {error}"
-                ) from error
+                raise not_loaded(request, error) from error
             self._loaded.add(request.lora_int_id)
         return request
 
     def _has(self, request: Any) -> bool:
         # One that had to make room for others is read once more.
         path = Path(request.lora_path)
-        return request.lora_int_id in self._loaded and not (
-            path.is_absolute() and not path.exists()
-        )
+        is_gone = path.is_absolute() and not path.exists()
+        return request.lora_int_id in self._loaded and not is_gone
+
+
+def not_loaded(request: Any, error: Exception) -> BadRequestError:
+    """Return the error for a `LoRARequest` whose adapter vLLM cannot load."""
+    return BadRequestError(
+        f"the LoRA adapter {request.lora_name!r} cannot be loaded from {request.lora_path}: {error}"
+    )
 
 
 def lora_request(params: GenerateParams, adapters: Mapping[str, str]) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import pickle
 from typing import TYPE_CHECKING, Final
 
-from rigging.testing._contract._children import _run, import_in_child
+from rigging.testing._contract._children import import_in_child, make_in_child
 from rigging.testing._contract._subject import Subject
 
 if TYPE_CHECKING:
@@ -18,19 +17,6 @@ __all__ = ["ImportRules"]
 
 # What every provider imports.
 _BASE: Final = "rigging.generator"
-# Neither unpickled nor with plugins: those may bring what they like. Where the class is registered
-# by a test only, it has no identifier here.
-_MAKE: Final = """\
-import base64, contextlib, os, pickle
-os.environ["RIGGING_DISABLE_PLUGINS"] = "1"
-cls, values = pickle.loads(base64.b64decode(given["pickled"]))
-generator = cls(**values)
-repr(generator)
-with contextlib.suppress(LookupError):
-    generator.to_identifier()
-print()
-print(json.dumps({"modules": sorted(sys.modules)}))
-"""
 _TRIES: Final = 2  # on a busy machine even CPU time varies
 
 
@@ -70,12 +56,10 @@ def _tops(modules: Iterable[str]) -> set[str]:
     return {name.partition(".")[0] for name in modules}
 
 
-def _brought_by_making(generator: Generator) -> list[str]:
+def _brought_by_making(generator: Generator) -> Iterable[str]:
     """Make the generator anew in a fresh interpreter; return the modules that are there then."""
     values = {name: value for name, value in generator if name != "api_key"}
     try:
-        pickled = base64.b64encode(pickle.dumps((type(generator), values))).decode()
-        modules: list[str] = _run(_MAKE, pickled=pickled)["modules"]
+        return make_in_child(pickle.dumps((type(generator), values)))
     except Exception:  # noqa: BLE001 (other rules are about that)
-        return []
-    return modules
+        return ()
