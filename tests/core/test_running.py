@@ -199,6 +199,24 @@ def test_on_failed_that_is_none_of_the_three_is_refused() -> None:
         asyncio.run(EchoGenerator(model="x").chat("Hi").run(on_failed="ignore"))  # type: ignore[arg-type]
 
 
+def test_one_slow_item_of_a_batch_holds_up_none_of_the_others() -> None:
+    async def main() -> None:
+        others = asyncio.Event()
+
+        async def wait_or_count(chat: rg.Chat) -> None:
+            if chat.last.text == "0":
+                await others.wait()
+            elif chat.last.text == "49":
+                others.set()
+
+        pipeline = EchoGenerator(model="x").chat().then(wait_or_count)
+        batch = pipeline.run_batch([str(n) for n in range(50)], window=2)
+        chats = await asyncio.wait_for(batch, timeout=5)
+        assert texts(chats) == [str(n) for n in range(50)]
+
+    asyncio.run(main())
+
+
 # -- iter_batch --------------------------------------------------------------------------
 
 

@@ -111,18 +111,24 @@ _set_extra: Final = BaseModel.__dict__["__pydantic_extra__"].__set__
 _set_private: Final = BaseModel.__dict__["__pydantic_private__"].__set__
 
 
-def filled(cls: type[ModelT], values: dict[str, Any], given: set[str]) -> ModelT:
+def filled(
+    cls: type[ModelT],
+    values: dict[str, Any],
+    given: set[str],
+    extra: dict[str, Any] | None = None,
+) -> ModelT:
     """Make a model as pydantic's constructor leaves it, of values that are known to fit.
 
     Args:
-        cls: Of the model; it has neither further fields nor private attributes.
+        cls: Of the model; it has no private attributes.
         values: Of all fields.
-        given: Which of them were given, and not left to their defaults.
+        given: Which of them were given, and not left to their defaults; those of ``extra``, too.
+        extra: What else there is, of a class that allows it; None for others.
     """
     made = object.__new__(cls)
     _set_values(made, values)
     _set_given(made, given)
-    _set_extra(made, None)
+    _set_extra(made, extra)
     _set_private(made, None)
     return made
 

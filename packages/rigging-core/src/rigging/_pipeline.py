@@ -40,7 +40,7 @@ from typing import (
 from rigging._building import build, load_plugins
 from rigging._item import Item, ItemList
 from rigging._observing import Observer, closing, ended_with, observer
-from rigging._pool import Pool
+from rigging._pool import AsTheyCome, InOrder, InOrderAtTheEnd, Pool
 from rigging._run import (
     Catching,
     Identifiable,
@@ -413,7 +413,7 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
                 run.fit_and_run,
                 joined(inputs, params, metadata),
                 window=settings.window,
-                ordered=ordered,
+                results=InOrder() if ordered else AsTheyCome(),
                 spared=run.answered,
             )
             async for item in await stack.enter_async_context(pool):
@@ -455,7 +455,8 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
             return item
 
         window = max(1, len(own) + len(generators))
-        async with Pool(work, [*own, *generators], window=window, ordered=True) as items:
+        pool = Pool(work, [*own, *generators], window=window, results=InOrderAtTheEnd())
+        async with pool as items:
             finished = [item async for item in items if item is not None]
         return await self._mapped(self._collect(finished))
 
@@ -640,7 +641,8 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
     async def _unmapped(self, jobs: Sequence[Job], settings: Settings) -> ListT:
         async with contextlib.AsyncExitStack() as stack:
             run = await Run.entered(stack, self, settings, jobs)
-            pool = Pool(run, jobs, window=settings.window, ordered=True, spared=run.answered)
+            results: InOrderAtTheEnd[ItemT | None] = InOrderAtTheEnd()
+            pool = Pool(run, jobs, window=settings.window, results=results, spared=run.answered)
             items = await stack.enter_async_context(pool)
             finished = [item async for item in items if item is not None]
         return self._collect(finished)

@@ -1,4 +1,4 @@
-"""A window over a stream of items: so many at a time, results as they come or in order."""
+"""A window over a stream of items: so many at a time, results as they come, or in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from rigging._scheduler import is_cancelled
 
-__all__ = ["Pool", "Source"]
+__all__ = ["AsTheyCome", "InOrder", "InOrderAtTheEnd", "Pool", "Source"]
 
 ItemT = TypeVar("ItemT")
 OutT = TypeVar("OutT")
@@ -42,7 +42,8 @@ class Pool(Generic[ItemT, OutT]):
         work: What to do with an item.
         source: Where the items come from, taken one at a time.
         window: The most items in progress, at least 1.
-        ordered: Give results in the order of the items, and not as they come.
+        results: Where results wait to be fetched, which says when and in which order they
+            are given: `AsTheyCome`, `InOrder`, or `InOrderAtTheEnd`.
         spared: Workers that are not cancelled when another one fails, but waited for;
             looked at when that happens.
 
@@ -57,7 +58,7 @@ class Pool(Generic[ItemT, OutT]):
         source: Source[ItemT],
         *,
         window: int,
-        ordered: bool,
+        results: Results[OutT],
         spared: Collection[asyncio.Task[Any]] = (),
     ) -> None:
         self._spared = spared
@@ -66,7 +67,7 @@ class Pool(Generic[ItemT, OutT]):
         self._work = work
         self._items = _Items(source)
         self._window = window
-        self._results: _Results[OutT] = _InOrder() if ordered else _AsTheyCome()
+        self._results = results
         self._room = asyncio.Event()
         self._news = asyncio.Event()
         # Workers and not a task per item: a task costs more than all else here.
@@ -114,8 +115,8 @@ class Pool(Generic[ItemT, OutT]):
                 index, item = items.take() if items.are_here else await items.come()
                 if item is _END:
                     return
-                self._results.put(index, await self._work(item))
-                self._news.set()
+                if self._results.put(index, await self._work(item)):
+                    self._news.set()
         except BaseException as error:
             # A cancellation that we did not order is a failure like any other.
             if not self._closing:
@@ -124,7 +125,8 @@ class Pool(Generic[ItemT, OutT]):
                 raise
         finally:
             self._active -= 1
-            self._news.set()
+            if not self._active or self._failure is not None:
+                self._news.set()
 
 
 class _Items(Generic[ItemT]):
@@ -158,14 +160,15 @@ class _Items(Generic[ItemT]):
             await self._iterator.aclose()
 
 
-class _Results(Generic[OutT]):
+class Results(Generic[OutT]):
     """Results that wait to be fetched."""
 
     @property
     def waiting(self) -> int:
         raise NotImplementedError
 
-    def put(self, index: int, result: OutT) -> None:
+    def put(self, index: int, result: OutT) -> bool:
+        """Keep a result; return whether somebody should fetch one now."""
         raise NotImplementedError
 
     def take(self) -> OutT:
@@ -173,7 +176,9 @@ class _Results(Generic[OutT]):
         raise NotImplementedError
 
 
-class _AsTheyCome(_Results[OutT]):
+class AsTheyCome(Results[OutT]):
+    """The first to come is the first to go."""
+
     def __init__(self) -> None:
         self._results: deque[OutT] = deque()
 
@@ -181,15 +186,18 @@ class _AsTheyCome(_Results[OutT]):
     def waiting(self) -> int:
         return len(self._results)
 
-    def put(self, index: int, result: OutT) -> None:  # noqa: ARG002 (only order needs it)
+    def put(self, index: int, result: OutT) -> bool:  # noqa: ARG002 (only order needs it)
         self._results.append(result)
+        return True
 
     def take(self) -> OutT:
         result: OutT = self._results.popleft() if self._results else _END
         return result
 
 
-class _InOrder(_Results[OutT]):
+class InOrder(Results[OutT]):
+    """Each waits for those of the items before."""
+
     def __init__(self) -> None:
         self._results: dict[int, OutT] = {}
         self._next = 0
@@ -198,11 +206,27 @@ class _InOrder(_Results[OutT]):
     def waiting(self) -> int:
         return len(self._results)
 
-    def put(self, index: int, result: OutT) -> None:
+    def put(self, index: int, result: OutT) -> bool:
         self._results[index] = result
+        return index == self._next
 
     def take(self) -> OutT:
         result: OutT = self._results.pop(self._next, _END)
         if result is not _END:
             self._next += 1
         return result
+
+
+class InOrderAtTheEnd(InOrder[OutT]):
+    """All wait for the last one, for whoever keeps them all.
+
+    He is woken once, and no slow item holds up those behind it.
+    """
+
+    @property
+    def waiting(self) -> int:
+        return 0
+
+    def put(self, index: int, result: OutT) -> bool:
+        super().put(index, result)
+        return False

@@ -428,7 +428,7 @@ class TransformersGenerator(Generator):
 
     def _result(self, outcome: Outcome, kind: type[_ResultT]) -> _ResultT:
         self._warn_unsupported(outcome.ignored)
-        usage = Usage(input_tokens=outcome.input_tokens, output_tokens=outcome.output_tokens)
+        usage = Usage.of(outcome.input_tokens, outcome.output_tokens)
         return kind.from_text(outcome.text, outcome.stop_reason, usage=usage)
 
     def _ready(self) -> Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr
 
@@ -16,7 +16,7 @@ from rigging_vllm._arguments import engine_arguments, unknown_name
 from rigging_vllm._borrowed import BorrowedAsyncLLM, BorrowedLLM
 from rigging_vllm._engine import Engine, OwnEngine
 from rigging_vllm._request import Answer, Request
-from rigging_vllm._results import facts, text_of
+from rigging_vllm._results import ResultT, result
 from rigging_vllm._sampling import UNSUPPORTED
 from rigging_vllm._source import PROVIDER
 from rigging_vllm._spec import EngineSpec, snapshot
@@ -30,8 +30,6 @@ __all__ = ["VLLMGenerator"]
 
 # Fields that are no engine arguments, or not as they are.
 _OURS: Final = frozenset({"model", "api_key", "params", "lora_modules"})
-
-_ResultT = TypeVar("_ResultT", GeneratedMessage, GeneratedText)
 
 
 class VLLMGenerator(Generator):
@@ -273,18 +271,15 @@ class VLLMGenerator(Generator):
         self,
         prompts: Iterable[str | tuple[Message, ...]],
         params: Sequence[GenerateParams],
-        kind: type[_ResultT],
-    ) -> Sequence[_ResultT | BaseException]:
+        kind: type[ResultT],
+    ) -> Sequence[ResultT | BaseException]:
         requests = [self._request(prompt, own) for prompt, own in zip(prompts, params, strict=True)]
         results = await self._engine.run(self._spec(), requests) if requests else []
-        return [
-            self._result(result, kind) if isinstance(result, Answer) else result
-            for result in results
-        ]
+        return [self._result(one, kind) if isinstance(one, Answer) else one for one in results]
 
     async def _stream(
-        self, prompt: str | tuple[Message, ...], params: GenerateParams, kind: type[_ResultT]
-    ) -> AsyncGenerator[str | _ResultT, None]:
+        self, prompt: str | tuple[Message, ...], params: GenerateParams, kind: type[ResultT]
+    ) -> AsyncGenerator[str | ResultT, None]:
         pieces = self._engine.stream(self._spec(), self._request(prompt, params))
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
@@ -296,10 +291,10 @@ class VLLMGenerator(Generator):
             self._warn(name for name in UNSUPPORTED if getattr(merged, name) is not None)
         return Request.now(prompt, merged)
 
-    def _result(self, answer: Answer, kind: type[_ResultT]) -> _ResultT:
+    def _result(self, answer: Answer, kind: type[ResultT]) -> ResultT:
         if answer.ignored:
             self._warn(answer.ignored)
-        return kind.from_text(text_of(answer.output), **facts(answer.output))
+        return result(answer.output, kind)
 
     @classmethod
     def _refuse_unknown(cls, name: str) -> None:

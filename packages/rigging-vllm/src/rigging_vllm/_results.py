@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rigging.result import Usage
+from rigging.result import GeneratedMessage, GeneratedText, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["facts", "text_of"]
+__all__ = ["ResultT", "result", "text_of"]
+
+ResultT = TypeVar("ResultT", GeneratedMessage, GeneratedText)
 
 
 def text_of(output: Any) -> str:
@@ -18,38 +20,34 @@ def text_of(output: Any) -> str:
     return text
 
 
-def facts(output: Any) -> dict[str, Any]:
-    """Return stop reason, usage and extra, as the results' classes take them."""
-    completion = output.outputs[0]
-    read, written = len(output.prompt_token_ids or ()), len(completion.token_ids)
+def result(output: Any, kind: type[ResultT]) -> ResultT:
+    """Return what a ``RequestOutput`` of vLLM says, as a result of ours."""
+    reason = output.outputs[0].finish_reason
+    return kind.from_text(text_of(output), reason, usage=_usage(output), extra=_extra(output))
+
+
+def _usage(output: Any) -> Usage:
+    read, written = len(output.prompt_token_ids or ()), len(output.outputs[0].token_ids)
     cached = output.num_cached_tokens
-    tokens = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
-    return {
-        "stop_reason": completion.finish_reason,  # which pydantic reads
-        "usage": Usage(**tokens, **({} if cached is None else {"cached_tokens": cached})),
-        "extra": _extra(output, completion),
-    }
+    return Usage.of(read, written, **({} if cached is None else {"cached_tokens": cached}))
 
 
-def _extra(output: Any, completion: Any) -> dict[str, Any]:
-    values = {
-        # The stop string or the token that ended the text, where one did.
-        "stop_reason": completion.stop_reason,
-        "cumulative_logprob": completion.cumulative_logprob,
-        "logprobs": _logprobs(completion.logprobs),
-        "prompt_logprobs": _logprobs(output.prompt_logprobs),
-    }
-    return _known(values)
+def _extra(output: Any) -> dict[str, Any]:
+    completion, extra = output.outputs[0], {}
+    # The stop string or the token that ended the text, where one did.
+    if completion.stop_reason is not None:
+        extra["stop_reason"] = completion.stop_reason
+    if completion.cumulative_logprob is not None:
+        extra["cumulative_logprob"] = completion.cumulative_logprob
+    if completion.logprobs is not None:
+        extra["logprobs"] = _logprobs(completion.logprobs)
+    if output.prompt_logprobs is not None:
+        extra["prompt_logprobs"] = _logprobs(output.prompt_logprobs)
+    return extra
 
 
-def _known(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _logprobs(positions: Any) -> list[list[dict[str, Any]] | None] | None:
+def _logprobs(positions: Any) -> list[list[dict[str, Any]] | None]:
     """Write the candidates of each position as plain values, the likeliest first."""
-    if positions is None:
-        return None
     return [None if position is None else _candidates(position) for position in positions]
 
 
