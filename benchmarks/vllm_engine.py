@@ -4,14 +4,17 @@
 
 Random models, made on the spot; two engines with the same arguments, side by side in the
 same run, each in a process of its own: `vllm.LLM` with its ``generate``, and that of a
-`VLLMGenerator`. Rounds alternate. Throughput is the best of a few with a model that keeps the
-engine busy. CPU time is that of the caller's process, and differs more between two rounds than
-between two ways, so it is the median of many short ones, with a tiny model: they cost the caller
-the same. Two threads are shown by themselves: the one that asks, which does nothing of
-`AsyncLLM`'s own work and nearly all of Rigging's, and that of the engine's event loop. What an
-engine in a thread of its own costs at the least is shown, too, "from another loop, by hand": each
-request goes over to that loop, and its answer comes back and wakes the asking one up. Prints
-tables and writes them to `benchmarks/RESULTS-vllm.md`.
+`VLLMGenerator`. Each round of a way has one of the bare engine beside it. Throughput is the best
+of a few with a model that keeps the engine busy. CPU time is that of the caller's process, and
+differs more between two rounds than between two ways, so it is the median of many short ones, with
+a tiny model: they cost the caller the same.
+
+Two threads are shown by themselves: the one that asks, which does nothing of `AsyncLLM`'s own work
+and nearly all of Rigging's, and that of the engine's event loop. What an engine in a thread of its
+own costs at the least is shown, too, "from another loop, by hand": each request goes over to that
+loop, and its answer comes back and wakes the asking one up.
+
+Prints tables and writes them to `benchmarks/RESULTS-vllm.md`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import deque
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -66,6 +70,9 @@ class Size(NamedTuple):
     layers: int
 
 
+GENERATE: Final = "`vllm.LLM.generate`"
+BARE: Final = "`AsyncLLM.generate`, bare"
+
 BUSY: Final = Size(width=384, layers=6)
 TINY: Final = Size(width=64, layers=1)
 
@@ -77,6 +84,13 @@ class Cost(NamedTuple):
     cpu_s: float  # of this process: what the engine's own takes is not in it
     asking_s: float  # of that, in the thread that asks
     engine_s: float  # of that, in the thread of the engine's event loop
+
+
+class Round(NamedTuple):
+    """What a way took, and the bare engine just before or after it."""
+
+    cost: Cost
+    bare: Cost
 
 
 class Workload:
@@ -105,7 +119,7 @@ class Workload:
 def main() -> None:
     """Run it all."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--rounds", type=int, default=5, help="of the busy one (default: 5)")
+    options.add_argument("--rounds", type=int, default=4, help="of the busy one (default: 4)")
     options.add_argument("--short-rounds", type=int, default=40, help="of the tiny one (40)")
     given = options.parse_args()
     # Both engines in processes of their own, as users have them.
@@ -134,36 +148,37 @@ def make_model(folder: Path, size: Size) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def compare(size: Size, rounds: int) -> dict[str, list[Cost]]:
+def compare(size: Size, rounds: int) -> dict[str, list[Round]]:
     """Return what each way took in each round."""
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), size)
         return compared(folder, rounds)
 
 
-def compared(model: str, rounds: int) -> dict[str, list[Cost]]:
+def compared(model: str, rounds: int) -> dict[str, list[Round]]:
     """Return what each way took in each round, with a model that lies in a directory."""
     work = Workload()
     llm = vllm.LLM(model, **ENGINE)
     generator = VLLMGenerator(model=model, **ENGINE).load()
     ways: dict[str, Callable[[], None]] = {
-        "`vllm.LLM.generate`": lambda: generate(llm, work),
-        "`AsyncLLM.generate`, bare": lambda: bare(generator, work),
+        GENERATE: lambda: generate(llm, work),
         "the same from another loop, by hand": lambda: asyncio.run(by_hand(generator, work)),
         "`run_batch`": lambda: asyncio.run(run_batch(generator, work)),
         "256 concurrent `run()`": lambda: asyncio.run(run_each(generator, work)),
     }
-    for way in ways.values():
+    beside = partial(bare, generator, work)
+    for way in (*ways.values(), beside):
         way()  # once for nothing: first calls compile and cache
     # A collection of all that vLLM has imported takes as long as a round: by chance, of one way.
     gc.collect()
     gc.freeze()
-    costs: dict[str, list[Cost]] = {name: [] for name in ways}
-    turns = deque(ways.items())
-    for _ in range(rounds):
-        for name, way in turns:
-            costs[name].append(measured(way, generator))
-        turns.rotate()  # what one way leaves in the caches is not always the same one's gain
+    costs: dict[str, list[Round]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name, way in ways.items():
+            # Each of the two goes first in every second round.
+            pair = (way, beside) if number % 2 else (beside, way)
+            took = {one: measured(one, generator) for one in pair}
+            costs[name].append(Round(took[way], took[beside]))
     generator.unload()
     llm.llm_engine.engine_core.shutdown()
     return costs
@@ -255,35 +270,39 @@ def check(lengths: list[int], work: Workload) -> None:
     assert lengths == work.lengths, "not every request was answered in full"
 
 
-def throughput(costs: dict[str, list[Cost]]) -> str:
+def with_bare(costs: dict[str, list[Round]]) -> dict[str, list[Round]]:
+    """Add a row for the bare engine, behind the first."""
+    first, *others = costs
+    rounds = [Round(one.bare, one.bare) for found in costs.values() for one in found]
+    return {first: costs[first], BARE: rounds, **{name: costs[name] for name in others}}
+
+
+def throughput(costs: dict[str, list[Round]]) -> str:
     """Return a table of the best rounds."""
     tokens = sum(Workload().lengths)
-    best = {name: min(one.wall_s for one in found) for name, found in costs.items()}
-    base = best["`vllm.LLM.generate`"]
+    base = min(one.cost.wall_s for one in costs[GENERATE])
     rows = [
         f"| {name} | {wall_s:.2f} | {tokens / wall_s:,.0f} | {base / wall_s:.2f} |"
-        for name, wall_s in best.items()
+        for name, found in with_bare(costs).items()
+        for wall_s in [min(one.cost.wall_s for one in found)]
     ]
     head = ["| | seconds | tokens/s | beside `generate` |", "|---|---|---|---|"]
     return "\n".join([*head, *rows])
 
 
-def cpu_times(costs: dict[str, list[Cost]]) -> str:
+def cpu_times(costs: dict[str, list[Round]]) -> str:
     """Return a table of medians over rounds, also of the differences within each round."""
-    bare = costs["`AsyncLLM.generate`, bare"]
     rows = []
-    for name, found in costs.items():
-        cpu_us = statistics.median(1e6 * one.cpu_s for one in found) / REQUESTS
-        asking_us = statistics.median(1e6 * one.asking_s for one in found) / REQUESTS
-        engine_us = statistics.median(1e6 * one.engine_s for one in found) / REQUESTS
-        more = [
-            1e6 * (one.cpu_s - other.cpu_s) / REQUESTS
-            for one, other in zip(found, bare, strict=True)
-        ]
+    for name, found in with_bare(costs).items():
+        cpu, asking, engine = (
+            statistics.median(1e6 * of(one.cost) / REQUESTS for one in found)
+            for of in (attrgetter("cpu_s"), attrgetter("asking_s"), attrgetter("engine_s"))
+        )
+        more = [1e6 * (one.cost.cpu_s - one.bare.cpu_s) / REQUESTS for one in found]
         low, middle, high = statistics.quantiles(more, n=4)
         rows.append(
-            f"| {name} | {cpu_us:,.0f} | {middle:+,.0f} | {low:+,.0f} to {high:+,.0f} "
-            f"| {asking_us:,.0f} | {engine_us:,.0f} |"
+            f"| {name} | {cpu:,.0f} | {middle:+,.0f} | {low:+,.0f} to {high:+,.0f} "
+            f"| {asking:,.0f} | {engine:,.0f} |"
         )
     head = [
         "| | CPU per request, us | beyond the bare engine, us | half of the rounds "
@@ -308,8 +327,8 @@ With a model of {BUSY.layers} layers of {BUSY.width}, the best of the rounds:
 
 {throughput}
 
-With one layer of {TINY.width}, medians of the rounds; CPU time of the caller's process, without the
-engine's:
+With one layer of {TINY.width}, medians of the rounds; CPU time of the caller's process, not
+of the engine's:
 
 {cpu_times}
 """
