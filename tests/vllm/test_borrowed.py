@@ -310,6 +310,19 @@ def test_what_waits_goes_out_as_one_batch(llm: Any, monkeypatch: pytest.MonkeyPa
     assert batches == [1, 20]
 
 
+def test_a_thread_that_cannot_be_started_fails_its_requests(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = VLLMGenerator.from_obj("mine", llm)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
+        lost = ask(mine, "One", "Two")
+
+    assert [type(one) for one in lost] == [rg.error.ProviderServerError] * 2
+    assert "can't start new thread" in str(lost[0])
+    assert all(isinstance(one, rg.GeneratedText) for one in ask(mine, "One", "Two"))
+
+
 def test_a_batch_that_cannot_be_made_fails_its_requests(
     llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

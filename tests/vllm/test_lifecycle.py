@@ -92,6 +92,7 @@ def test_an_engine_that_is_killed_fails_what_waits_and_is_replaced(
     generator: VLLMGenerator,
 ) -> None:
     generator.load()
+    borrower = VLLMGenerator.from_obj("borrowed", generator._engine._worker._llm)  # type: ignore[attr-defined]
     (process,) = engine_processes()
     before = ask(generator).text
 
@@ -114,6 +115,11 @@ def test_an_engine_that_is_killed_fails_what_waits_and_is_replaced(
         assert isinstance(error, rg.error.ProviderServerError)
         assert error.retryable
         assert (error.provider, error.model) == ("vllm", generator.model)
+    # Who has only borrowed it cannot start another.
+    told = ask(borrower)
+    assert isinstance(told, rg.error.ProviderServerError)
+    assert "given to from_obj() has died" in str(told)
+    assert not told.retryable
     assert ask(generator).text == before
     assert [child.pid for child in engine_processes()] != [process.pid]
 
@@ -227,6 +233,7 @@ def test_unloading_ends_the_engine_once_it_has_answered_and_the_next_use_starts_
     lost = ask(borrower)
     assert isinstance(lost, rg.error.ProviderServerError)
     assert "does not run any more" in str(lost)
+    assert not lost.retryable
     assert [result.usage.total_tokens for result in answered] == [SMALL["max_model_len"]] * 16
 
     # Time runs while the engine loads, and what has run out does not hold up the others.

@@ -217,16 +217,28 @@ class InOrder(Results[OutT]):
         return result
 
 
-class InOrderAtTheEnd(InOrder[OutT]):
+class InOrderAtTheEnd(Results[OutT]):
     """All wait for the last one, for whoever keeps them all.
 
     He is woken once, and no slow item holds up those behind it.
     """
+
+    def __init__(self) -> None:
+        # No dict: of a million results it would hold a million numbers.
+        self._results: list[OutT] = []
+        self._next = 0
 
     @property
     def waiting(self) -> int:
         return 0
 
     def put(self, index: int, result: OutT) -> bool:
-        super().put(index, result)
+        self._results += [_END] * (index + 1 - len(self._results))
+        self._results[index] = result
         return False
+
+    def take(self) -> OutT:
+        result: OutT = self._results[self._next] if self._next < len(self._results) else _END
+        if result is not _END:
+            self._next += 1
+        return result

@@ -84,12 +84,16 @@ class BorrowedAsyncLLM(_Borrowed):
             refuse(tickets, fault)
 
     def _fault(self) -> RiggingError | None:
-        if self._loop is None or self._loop.is_running():
+        if self._llm.errored:
+            what = "the AsyncLLM given to from_obj() has died"
+        elif self._loop is not None and not self._loop.is_running():
+            what = (
+                "the event loop of the AsyncLLM given to from_obj() does not run any more, and "
+                "the engine cannot move to another"
+            )
+        else:
             return None
-        return ProviderServerError(
-            "the event loop of the AsyncLLM given to from_obj() does not run any more, and "
-            "the engine cannot move to another"
-        )
+        return ProviderServerError(f"{what}: make another, and a generator of it", retryable=False)
 
 
 class BorrowedLLM(_Borrowed):
@@ -112,8 +116,14 @@ class BorrowedLLM(_Borrowed):
             # First this, then the question: so the thread does not miss the exit.
             atexit.register(self._exit)
             self._is_exiting = is_ending()
-            thread.start()
-            self._thread = thread
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no room for one more
+                atexit.unregister(self._exit)
+                left, self._inbox = self._inbox, []
+                refuse(left, request_error(error, left[0].spec.model))
+            else:
+                self._thread = thread
 
     def _work(self) -> None:
         while tickets := self._take():
