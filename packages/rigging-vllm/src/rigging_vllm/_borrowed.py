@@ -84,13 +84,13 @@ class BorrowedAsyncLLM(_Borrowed):
             refuse(tickets, fault)
 
     def _fault(self) -> RiggingError | None:
-        if self._llm.errored:
-            what = "the AsyncLLM given to from_obj() has died"
-        elif self._loop is not None and not self._loop.is_running():
+        if self._loop is not None and not self._loop.is_running():
             what = (
                 "the event loop of the AsyncLLM given to from_obj() does not run any more, and "
                 "the engine cannot move to another"
             )
+        elif self._llm.errored:
+            what = "the AsyncLLM given to from_obj() has died or was shut down"
         else:
             return None
         return ProviderServerError(f"{what}: make another, and a generator of it", retryable=False)
