@@ -256,7 +256,8 @@ class Pipeline(Generic[InputT, ResultT, ItemT, ListT]):
         """
         # In the caller's own task: a pool for one item would cost more than the item.
         run = Run(self, self._settings(on_failed, one=True))
-        return await self._only(await run(Job(self._input(), self.params)))
+        # What the item keeps for itself is made before the wait, while caches are warm.
+        return await self._only(await run(Job(self._input(), self.params.unshared())))
 
     async def run_many(
         self,
