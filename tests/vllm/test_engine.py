@@ -202,7 +202,7 @@ def test_requests_end_with_the_loop_of_a_borrowed_engine(
         def accept(self, tickets: object) -> None:
             other_loop.stop()
 
-    engine = BorrowedAsyncLLM(None)
+    engine = BorrowedAsyncLLM(SimpleNamespace(errored=False))
     engine._loop, engine._responder = other_loop, Silent()  # type: ignore[assignment]
     generator = VLLMGenerator(model="mine")
     generator._engine = engine
