@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 RESULTS: Final = Path(__file__).with_name("RESULTS-vllm.md")
+GENERATE: Final = "`vllm.LLM.generate`"
+BARE: Final = "`AsyncLLM.generate`, bare"
 REQUESTS: Final = 256
 ENGINE: Final[dict[str, Any]] = {
     "dtype": "float32",
@@ -69,9 +71,6 @@ class Size(NamedTuple):
     width: int
     layers: int
 
-
-GENERATE: Final = "`vllm.LLM.generate`"
-BARE: Final = "`AsyncLLM.generate`, bare"
 
 BUSY: Final = Size(width=384, layers=6)
 TINY: Final = Size(width=64, layers=1)
@@ -184,10 +183,14 @@ def compared(model: str, rounds: int) -> dict[str, list[Round]]:
     return costs
 
 
+def worker_of(generator: VLLMGenerator) -> Any:
+    """Return what has the generator's own engine, its event loop and its thread."""
+    return generator._engine._worker  # type: ignore[attr-defined]
+
+
 def measured(way: Callable[[], None], generator: VLLMGenerator) -> Cost:
     """Return what one round of a way takes."""
-    worker = generator._engine._worker  # type: ignore[attr-defined]
-    clock_of_engine = time.pthread_getcpuclockid(worker._thread.ident)
+    clock_of_engine = time.pthread_getcpuclockid(worker_of(generator)._thread.ident)
     clocks = (
         time.perf_counter,
         time.process_time,
@@ -210,7 +213,7 @@ def generate(llm: Any, work: Workload) -> None:
 
 def bare(generator: VLLMGenerator, work: Workload) -> None:
     """Ask the generator's own engine, on its own loop, with nothing of ours in between."""
-    worker = generator._engine._worker  # type: ignore[attr-defined]
+    worker = worker_of(generator)
     asyncio.run_coroutine_threadsafe(_bare(worker._llm, work), worker._loop).result()
 
 
@@ -237,7 +240,7 @@ def answers(llm: Any, work: Workload) -> list[Coroutine[Any, Any, int]]:
 
 async def by_hand(generator: VLLMGenerator, work: Workload) -> None:
     """Ask the generator's own engine from this loop, with nothing of ours in between."""
-    worker = generator._engine._worker  # type: ignore[attr-defined]
+    worker = worker_of(generator)
     calls = [
         asyncio.wrap_future(asyncio.run_coroutine_threadsafe(one, worker._loop))
         for one in answers(worker._llm, work)
@@ -280,11 +283,10 @@ def with_bare(costs: dict[str, list[Round]]) -> dict[str, list[Round]]:
 def throughput(costs: dict[str, list[Round]]) -> str:
     """Return a table of the best rounds."""
     tokens = sum(Workload().lengths)
-    base = min(one.cost.wall_s for one in costs[GENERATE])
+    best = {name: min(one.cost.wall_s for one in found) for name, found in with_bare(costs).items()}
     rows = [
-        f"| {name} | {wall_s:.2f} | {tokens / wall_s:,.0f} | {base / wall_s:.2f} |"
-        for name, found in with_bare(costs).items()
-        for wall_s in [min(one.cost.wall_s for one in found)]
+        f"| {name} | {wall_s:.2f} | {tokens / wall_s:,.0f} | {best[GENERATE] / wall_s:.2f} |"
+        for name, wall_s in best.items()
     ]
     head = ["| | seconds | tokens/s | beside `generate` |", "|---|---|---|---|"]
     return "\n".join([*head, *rows])
