@@ -62,7 +62,8 @@ class SlowRequest:
 
     Attributes:
         prompt: What is asked.
-        params: What it is asked with; many tokens keep most engines busy.
+        params: What it is asked with; many tokens keep most engines busy. One that draws its
+            answers may end one early, by chance: forbid it, as vLLM's ``ignore_eos`` does.
         arrange: Called right before each such request, and makes it last: such as
             ``lambda: server.prepare(ServerReply(delay_s=600))``.
         after_s: Seconds after which the request is under way, and far from its end.
