@@ -88,7 +88,7 @@ class Responder:
         # Whatever vLLM raises is that request's failure, also what would end the engine's loop.
         except BaseException as error:  # noqa: BLE001
             end = request_error(error, ticket.spec.model)
-        self._send(ticket, end)
+        self._outbox.put(ticket, end)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         ticket = self._tasks.pop(task)
@@ -97,7 +97,8 @@ class Responder:
             what = "has died" if self._llm.errored else "was shut down"
             error = ProviderServerError(f"vLLM's engine {what} before it answered")
             self._outbox.put(ticket, placed(error, ticket.spec.model))
-            self._outbox.send()  # the loop may end with this turn
+        # Of all that ended in one turn of the loop, and of what else waits, the first sends all.
+        self._outbox.send()
 
     async def _generate(self, ticket: Ticket) -> Answer:
         request = ticket.request
@@ -111,7 +112,7 @@ class Responder:
         async with contextlib.aclosing(outputs):
             async for output in outputs:
                 if ticket.streams and output.outputs[0].text:
-                    self._send(ticket, output.outputs[0].text)
+                    self._show(ticket, output.outputs[0].text)
                 if whole is None:
                     whole = output
                 else:
@@ -121,9 +122,9 @@ class Responder:
             raise failure
         return Answer(whole, ignored(request, shows_tools=self._prompts.shows_tools))
 
-    def _send(self, ticket: Ticket, news: str | Answer | RiggingError) -> None:
+    def _show(self, ticket: Ticket, piece: str) -> None:
         # What comes in one turn of the loop goes out together.
-        if self._outbox.put(ticket, news):
+        if self._outbox.put(ticket, piece):
             self._loop.call_soon(self._outbox.send)
 
 
