@@ -88,7 +88,7 @@ class Responder:
         # Whatever vLLM raises is that request's failure, also what would end the engine's loop.
         except BaseException as error:  # noqa: BLE001
             end = request_error(error, ticket.spec.model)
-        self._outbox.put(ticket, end)
+        self._outbox.put(ticket, end)  # which `_end` sends
 
     def _end(self, task: asyncio.Task[None]) -> None:
         ticket = self._tasks.pop(task)
@@ -97,7 +97,7 @@ class Responder:
             what = "has died" if self._llm.errored else "was shut down"
             error = ProviderServerError(f"vLLM's engine {what} before it answered")
             self._outbox.put(ticket, placed(error, ticket.spec.model))
-        # Of all that ended in one turn of the loop, and of what else waits, the first sends all.
+        # Now, since the loop may end with this turn. The first that ends in a turn sends for all.
         self._outbox.send()
 
     async def _generate(self, ticket: Ticket) -> Answer:
