@@ -34,7 +34,7 @@ from tests.support.memory import out_of_memory
 from tests.support.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.transformers.conftest import Reference
@@ -109,15 +109,34 @@ def test_assigning_what_decides_it_makes_it_another_model(
     assert first() is None
 
 
-def test_changing_model_kwargs_in_place_makes_it_another_model(
-    generator: TransformersGenerator,
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(
+            lambda g: g.model_kwargs.update(max_position_embeddings=64), id="model_kwargs"
+        ),
+        pytest.param(
+            lambda g: g.model_kwargs["rope_parameters"].update(rope_theta=100.0), id="nested"
+        ),
+        pytest.param(lambda g: g.device_map.update(lm_head="cpu"), id="device_map"),
+    ],
+)
+def test_a_change_in_place_makes_it_another_model(
+    tiny_model: Path, change: Callable[[TransformersGenerator], None]
 ) -> None:
+    generator = TransformersGenerator(
+        model=str(tiny_model),
+        device_map={"": "cpu"},
+        model_kwargs={"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    )
     first = weakref.ref(loaded_model(generator))
+    assert loaded_model(generator) is first()
 
-    generator.model_kwargs["max_position_embeddings"] = 64
+    change(generator)
     generator.load()
 
     assert first() is None
+    generator.unload()
 
 
 @pytest.mark.parametrize(

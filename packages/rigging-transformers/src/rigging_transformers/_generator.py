@@ -24,6 +24,7 @@ from rigging.error import (
     RiggingError,
     UnsupportedParameterWarning,
 )
+from rigging.snapshot import snapshot
 from rigging_transformers._engine import Engine
 from rigging_transformers._json import as_json
 from rigging_transformers._loaded import Loaded
@@ -439,7 +440,8 @@ class TransformersGenerator(Generator):
         return LoadSpec(
             model=self.model,
             dtype=self.dtype,
-            device_map=self.device_map,
+            # Copies, so that a change in place is noticed.
+            device_map=snapshot(self.device_map),
             attn_implementation=self.attn_implementation,
             revision=self.revision,
             adapter=self.adapter,
@@ -447,8 +449,7 @@ class TransformersGenerator(Generator):
             load_in_8bit=self.load_in_8bit,
             load_in_4bit=self.load_in_4bit,
             dequantize=self.dequantize,
-            # Of its own, so that a name assigned to the generator's later is noticed.
-            model_kwargs=dict(self.model_kwargs),
+            model_kwargs=snapshot(self.model_kwargs),
             token=self.api_key,
         )
 

@@ -12,6 +12,7 @@ from rigging.error import InvalidGeneratorError, RiggingError, UnsupportedParame
 from rigging.generator import Generator
 from rigging.params import GenerateParams, Merged
 from rigging.result import GeneratedMessage, GeneratedText
+from rigging.snapshot import snapshot
 from rigging_vllm._arguments import engine_arguments, unknown_name
 from rigging_vllm._borrowed import BorrowedAsyncLLM, BorrowedLLM
 from rigging_vllm._engine import Engine, OwnEngine
@@ -19,7 +20,7 @@ from rigging_vllm._request import Answer, Request
 from rigging_vllm._results import ResultT, result
 from rigging_vllm._sampling import UNSUPPORTED
 from rigging_vllm._source import PROVIDER
-from rigging_vllm._spec import EngineSpec, snapshot
+from rigging_vllm._spec import EngineSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence

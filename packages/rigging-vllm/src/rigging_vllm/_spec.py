@@ -10,7 +10,7 @@ from rigging.redaction import is_secret
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["EngineSpec", "snapshot"]
+__all__ = ["EngineSpec"]
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,6 @@ class EngineSpec:
     def secrets(self) -> list[str]:
         """Return what must be shown nowhere."""
         return list(_secrets(self.arguments))
-
-
-def snapshot(value: Any) -> Any:
-    """Copy what can be changed in place, so that such a change is noticed.
-
-    Containers only: an object of somebody else's need not equal its copy.
-    """
-    if type(value) is dict:
-        return {name: snapshot(inner) for name, inner in value.items()}
-    if type(value) in (list, tuple, set):
-        return type(value)(map(snapshot, value))
-    return value
 
 
 def _secrets(value: Any) -> Iterator[str]:
