@@ -31,6 +31,7 @@ EVENT = {
     "model": "m",
     "choices": [{"index": 0, "delta": {"content": "Hi "}, "text": "Hi ", "finish_reason": None}],
 }
+END = {**EVENT, "choices": [{"index": 0, "delta": {}, "text": "", "finish_reason": "stop"}]}
 
 
 def stream(generator: LiteLLMGenerator, kind: str, text: str = "Hi", **params: Any) -> Any:
@@ -205,7 +206,7 @@ def test_callers_may_ask_for_no_usage(make: Make, server: OpenAIServer, kind: st
 
 
 def test_usage_that_the_endpoint_does_not_report_is_none(make: Make, server: OpenAIServer) -> None:
-    server.prepare(Reply(events=[EVENT]))
+    server.prepare(Reply(events=[EVENT, END]))
 
     _, result = asyncio.run(read(stream(make(), "chat")))
 
@@ -384,12 +385,21 @@ def test_a_stream_that_never_begins_is_an_error_of_ours(
     assert len(server.requests) == 1
 
 
-def test_a_stream_without_a_reason_for_its_end_has_none(make: Make, server: OpenAIServer) -> None:
+def test_a_stream_without_a_reason_for_its_end_was_cut_short(
+    make: Make, server: OpenAIServer
+) -> None:
     server.prepare(Reply(events=[EVENT]))
+    pieces: list[Any] = []
 
-    _, result = asyncio.run(read(stream(make(), "chat")))
+    async def main() -> None:
+        async for piece in stream(make(), "chat"):
+            pieces.append(piece)  # noqa: PERF401 (it raises)
 
-    assert result.stop_reason is rg.StopReason.unknown
+    with pytest.raises(error.ProviderConnectionError, match="before a finish_reason") as caught:
+        asyncio.run(main())
+
+    assert pieces == ["Hi "]
+    assert caught.value.retryable
 
 
 def test_an_empty_conversation_is_refused(make: Make, server: OpenAIServer) -> None:

@@ -108,8 +108,11 @@ _NO_COMPLETION: Final = re.compile(
 )
 _STUMBLED: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
-# What aiohttp says of an address with credentials, beside which litellm sends a key.
-_TWO_KEYS: Final = "Cannot combine AUTHORIZATION"
+# What aiohttp says of an address with credentials, beside which litellm sends a key, and of a
+# header with a line break.
+_NO_REQUEST: Final = re.compile(
+    "Cannot combine AUTHORIZATION|control character detected in headers"
+)
 
 _NO_PROVIDER: Final = "LLM Provider NOT provided"
 
@@ -192,7 +195,7 @@ def _without_status(evidence: Evidence) -> type[GenerationError] | None:
         return ProviderConnectionError
     if _IN_A_CIRCLE in names:
         return ResponseError
-    if names & _NOT_BUILT or _TWO_KEYS in str(evidence.error):
+    if names & _NOT_BUILT or _NO_REQUEST.search(str(evidence.error)):
         return BadRequestError
     if _NOT_SENT in names:
         return BadRequestError if stumbled else ProviderConnectionError
@@ -205,7 +208,9 @@ def _without_status(evidence: Evidence) -> type[GenerationError] | None:
     words = str(evidence.error)
     if _NO_KEY.search(words):
         return AuthenticationError
-    return ResponseError if stumbled or _NO_COMPLETION.search(words) else None
+    if stumbled or _NO_COMPLETION.search(words):
+        return ResponseError
+    return ProviderConnectionError if evidence.ended_early else None
 
 
 def _retryable(evidence: Evidence) -> bool | None:

@@ -54,6 +54,11 @@ class Evidence:
         return None
 
     @cached_property
+    def ended_early(self) -> bool:
+        """Whether a stream ended without saying why: litellm raises where it meets the end."""
+        return "StopAsyncIteration" in self.names
+
+    @cached_property
     def reports(self) -> tuple[ErrorReport, ...]:
         """The errors that the endpoint itself described."""
         return tuple(report for fact in self.facts if (report := _report(fact)) is not None)

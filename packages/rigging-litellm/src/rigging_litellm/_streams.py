@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from rigging.error import ResponseError
 from rigging.result import GeneratedMessage, GeneratedText, StopReason
 from rigging_litellm._errors import PROVIDER
+from rigging_litellm._evidence import Evidence
 from rigging_litellm._results import reported_usage, to_message
 
 if TYPE_CHECKING:
@@ -64,11 +65,16 @@ async def read_stream(
     try:
         chunks = aiter(stream)
         has_begun = False
-        while (chunk := await limit.wait(anext(chunks, None))) is not None:
-            piece = reader.piece(chunk)
-            if piece or (not has_begun and reader.says_something(chunk)):
-                has_begun = True
-                yield piece
+        try:
+            while (chunk := await limit.wait(anext(chunks, None))) is not None:
+                piece = reader.piece(chunk)
+                if piece or (not has_begun and reader.says_something(chunk)):
+                    has_begun = True
+                    yield piece
+        except Exception as error:
+            # What is no answer at all is not one that was cut short.
+            if has_begun or not Evidence(error).ended_early:
+                raise
         yield await reader.result(stream)
     finally:
         await (stream.aclose() if hasattr(stream, "aclose") else _break_off(stream))
@@ -127,6 +133,7 @@ class ChatReader:
         response.model = hidden.get("provider_response_model", response.model)
         _leave_reported(response, [chunk.usage for chunk in chunks if _has(chunk, "usage")])
         whole = to_message(response, self._model)
+        # Where no reason comes, litellm raises since 1.109; before, it made one up.
         ended = any(choice.finish_reason for chunk in chunks for choice in chunk.choices)
         reason = whole.stop_reason if ended else StopReason.unknown
         # The time of creation is that of our own clock.
@@ -152,12 +159,13 @@ class TextReader:
 
     def piece(self, chunk: Any) -> str:
         """Return the text in a chunk, and note what stands beside it."""
-        if not chunk.choices:
-            return ""
-        choice = chunk.choices[0]
-        facts = {"id": chunk.id, "usage": chunk.usage, "finish_reason": choice.finish_reason}
+        facts = {"id": chunk.id, "usage": chunk.usage}
+        text = ""
+        # The last chunk may hold the usage alone.
+        if chunk.choices:
+            facts["finish_reason"] = chunk.choices[0].finish_reason
+            text = chunk.choices[0].text or ""
         self._last |= {name: value for name, value in facts.items() if value is not None}
-        text: str = choice.text or ""
         self._pieces.append(text)
         return text
 
