@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from rigging_transformers import TransformersGenerator
+from rigging_transformers._loaded import Loaded
 from tests.support.gpu import pytest_runtest_setup, pytest_terminal_summary
 from tests.support.tiny_model import make_tiny_model
 
@@ -30,6 +31,16 @@ class Reference(NamedTuple):
         inputs = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
         output = self.model.generate(**inputs, **{"do_sample": False, **options})
         return list(output[0, inputs["input_ids"].shape[1] :].tolist())
+
+    def prefilled(self, ids: Any) -> Any:
+        """Read rows of equal length, shape ``(rows, length)``, and return transformers' cache."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        name = Loaded(self.model, self.tokenizer, "tiny").cache_name
+        assert name is not None
+        self.model(ids, **{name: cache})
+        return cache
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))

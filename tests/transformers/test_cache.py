@@ -8,7 +8,6 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers.cache_utils import DynamicCache
 
 from rigging_transformers._cache import RollingCache, remaining
 
@@ -23,9 +22,7 @@ LAYERS = 2  # of the tiny model
 def filled(reference: Reference, lengths: Sequence[int]) -> RollingCache:
     """Return the cache of rows of such lengths, whose keys and values are made up."""
     cache, width = RollingCache(), max(lengths)
-    prefilled = DynamicCache(config=reference.model.config)
-    ids = torch.ones(len(lengths), width, dtype=torch.long)
-    reference.model(ids, past_key_values=prefilled)
+    prefilled = reference.prefilled(torch.ones(len(lengths), width, dtype=torch.long))
     for layer in prefilled.layers:
         layer.keys, layer.values = torch.rand_like(layer.keys), torch.rand_like(layer.values)
     cache.add(prefilled, range(len(lengths)), lengths)
@@ -110,11 +107,10 @@ def test_rows_that_leave_side_by_side_cost_one_copy(reference: Reference) -> Non
 
 
 def test_which_rows_are_taken_over_is_sent_to_a_device_once(reference: Reference) -> None:
-    prefilled = DynamicCache(config=reference.model.config)
     cache = RollingCache()
 
     with torch.inference_mode():
-        reference.model(torch.ones(3, 5, dtype=torch.long), past_key_values=prefilled)
+        prefilled = reference.prefilled(torch.ones(3, 5, dtype=torch.long))
         with Calls("aten::index") as taken:
             cache.add(prefilled, [0, 2], [5, 5])
 

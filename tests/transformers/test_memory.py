@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers.cache_utils import DynamicCache
 
 from rigging import GenerateParams
 from rigging_transformers import TransformersGenerator
@@ -123,9 +122,8 @@ def test_a_cache_that_cannot_begin_keeps_no_buffers(
         return new
 
     monkeypatch.setattr("rigging_transformers._cache._zeros", zeros)
-    prefilled = DynamicCache(config=reference.model.config)
     with torch.inference_mode():
-        reference.model(torch.ones(2, 5, dtype=torch.long), past_key_values=prefilled)
+        prefilled = reference.prefilled(torch.ones(2, 5, dtype=torch.long))
     cache = RollingCache()
 
     with pytest.raises(torch.OutOfMemoryError) as caught:

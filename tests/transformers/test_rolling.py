@@ -17,6 +17,7 @@ from rigging.error import ProviderServerError, ProviderTimeoutError
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._cache import _zeros
 from rigging_transformers._joining import model_rolls
+from rigging_transformers._loaded import Loaded
 from rigging_transformers._rolling import RollingBatch
 from rigging_transformers._row import cut_at_stop
 from tests.support.memory import out_of_memory
@@ -337,7 +338,8 @@ def test_a_seeded_row_goes_on_as_it_began_when_memory_runs_out_half_way(
 
     def refuse(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
         nonlocal passes
-        passes += type(kwargs["past_key_values"]) is DynamicCache  # it is none of the rolling ones
+        # Those of transformers: it is none of the rolling ones.
+        passes += any(type(value) is DynamicCache for value in kwargs.values())
         if passes == 1 + 6 and not refused:
             refused.append(passes)
             raise out_of_memory()
@@ -719,6 +721,29 @@ def test_models_of_all_kinds_say_what_they_say_alone(
     loaded = generator._engine._borrowed
     assert loaded is not None
     assert model_rolls(loaded) == rolls
+
+
+def test_a_model_whose_code_calls_its_cache_by_the_older_name_rolls_too(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(reference.model)
+    forward, name = model.forward, Loaded(model, reference.tokenizer, "tiny").cache_name
+
+    def older(
+        *, attention_mask: Any, position_ids: Any, past_key_values: Any, **others: Any
+    ) -> object:
+        own = {"attention_mask": attention_mask, "position_ids": position_ids}
+        return forward(**own, **{str(name): past_key_values}, **others)
+
+    monkeypatch.setattr(model, "forward", older)
+    generator = TransformersGenerator.from_obj(model, reference.tokenizer)
+
+    (result,) = asyncio.run(generator.generate_texts(["One"], [SHORT]))
+
+    assert str(result) == greedy(reference, "One", 3)
+    loaded = generator._engine._borrowed
+    assert loaded is not None
+    assert model_rolls(loaded)
 
 
 @pytest.mark.parametrize(

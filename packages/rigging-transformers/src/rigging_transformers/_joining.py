@@ -7,7 +7,6 @@ import this module late.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -84,11 +83,11 @@ _SHARED_ROPE: Final = ("dynamic", "longrope")
 def model_rolls(loaded: Loaded) -> bool:
     """Tell whether the rolling batch can run a model, and its generation config."""
     model, config = loaded.model, loaded.model.config
-    takes = inspect.signature(model.forward).parameters
     # One that prepares its inputs by itself needs more than ids, a mask and positions.
     own_inputs = getattr(type(model), "prepare_inputs_for_generation", None)
     return (
-        {"attention_mask", "position_ids", "past_key_values"} <= takes.keys()
+        {"attention_mask", "position_ids"} <= loaded.takes
+        and loaded.cache_name is not None
         and not config.is_encoder_decoder
         and own_inputs is transformers.GenerationMixin.prepare_inputs_for_generation
         and _rope_type(config) not in _SHARED_ROPE
@@ -103,8 +102,7 @@ def may_pad(loaded: Loaded) -> bool:
     Most models are given each row's positions. Of the others, these are known to be right.
     """
     config = loaded.model.config
-    takes = inspect.signature(loaded.model.forward).parameters
-    counts_right = "position_ids" in takes or config.model_type in _PADDED_WITHOUT_POSITIONS
+    counts_right = "position_ids" in loaded.takes or config.model_type in _PADDED_WITHOUT_POSITIONS
     return (
         loaded.masks
         and counts_right

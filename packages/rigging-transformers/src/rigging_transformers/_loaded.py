@@ -31,6 +31,9 @@ _OFFLOADED: Final = ("cpu", "disk")
 # What a configuration calls its context.
 _CONTEXT: Final = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 
+# What models call their keys and values: those of transformers by the first name since 5.24.
+_CACHE: Final = ("cache", "past_key_values")
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -109,9 +112,19 @@ class Loaded:
         return count if isinstance(count, int) else None
 
     @cached_property
+    def takes(self) -> frozenset[str]:
+        """The names of what the model can be given."""
+        return frozenset(inspect.signature(self.model.forward).parameters)
+
+    @property
     def masks(self) -> bool:
         """Whether padding can be masked."""
-        return "attention_mask" in inspect.signature(self.model.forward).parameters
+        return "attention_mask" in self.takes
+
+    @cached_property
+    def cache_name(self) -> str | None:
+        """By which name the model is given keys and values; None if it takes none."""
+        return next((name for name in _CACHE if name in self.takes), None)
 
     def layout(self, template: str | None) -> Layout:
         """Return how conversations are laid out by a chat template; None is the model's own."""

@@ -5,7 +5,6 @@ Imports torch: import this module late.
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +42,9 @@ class RollingBatch:
         self._choice: Choice | None = None
         # The last tokens and where they stand: on the device, where the next come from.
         self._input: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._cache_name = loaded.cache_name or ""  # which it has: see `model_rolls`
         # Only the last token's logits are looked at; those of a long prompt fill gigabytes.
-        takes = inspect.signature(self._model.forward).parameters
-        self._options = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in loaded.takes else {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,8 +135,8 @@ class RollingBatch:
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{self._cache_name: cache},
             **self._options,
         )
         scores: torch.Tensor = output.logits[:, -1].to(torch.float32, copy=True)
