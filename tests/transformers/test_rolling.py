@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -704,8 +705,9 @@ def _tiny(family: str, tokenizer: Any) -> Any:
     ],
 )
 def test_models_of_all_kinds_say_what_they_say_alone(
-    reference: Reference, family: str, rolls: bool
+    reference: Reference, family: str, rolls: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "rigging_transformers")
     model = _tiny(family, reference.tokenizer)
     generator = TransformersGenerator.from_obj(model, reference.tokenizer)
     prompts = ["The quick brown fox", "One", "red, green, blue and", "What is it then?"]
@@ -721,6 +723,7 @@ def test_models_of_all_kinds_say_what_they_say_alone(
     loaded = generator._engine._borrowed
     assert loaded is not None
     assert model_rolls(loaded) == rolls
+    assert ("does not fit the rolling batch" in caplog.text) != rolls
 
 
 def test_a_model_whose_code_calls_its_cache_by_the_older_name_rolls_too(

@@ -71,6 +71,8 @@ class DecodingLoop:
         self._capacity = capacity
         self._options = generate_options()
         self._rolls = model_rolls(loaded)
+        if not self._rolls:
+            _log.info("%s does not fit the rolling batch, so generate() runs it", loaded.name)
         self._seeds_roll = seeds_roll(loaded)
         self._pads = may_pad(loaded)
         self._read = _READ_ON_CPU if loaded.device == "cpu" else _READ
