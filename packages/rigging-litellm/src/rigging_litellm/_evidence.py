@@ -56,7 +56,7 @@ class Evidence:
     @cached_property
     def ended_early(self) -> bool:
         """Whether a stream ended without saying why: litellm raises where it meets the end."""
-        return "StopAsyncIteration" in self.names
+        return {type(fact) for fact in self.facts} == {StopAsyncIteration}
 
     @cached_property
     def reports(self) -> tuple[ErrorReport, ...]:
