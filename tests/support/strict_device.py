@@ -109,14 +109,16 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     wanted = kwargs.get("device")
     if wanted is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    if any(isinstance(each, _Tensor) for each in given):
-        _check(name, args, given)
-        on_device = wanted is None or wanted.type == DEVICE.type
-        on_device &= name != "copy_" or isinstance(args[0], _Tensor)
-    else:
-        on_device = wanted is not None and wanted.type == DEVICE.type
     # What an operation changes in place, it gives back.
     known = {id(each.inner): each for each in given if isinstance(each, _Tensor)}
+    if known:
+        _check(name, args, given)
+    if wanted is not None:
+        on_device = wanted.type == DEVICE.type
+    elif name == "copy_":
+        on_device = isinstance(args[0], _Tensor)
+    else:
+        on_device = bool(known)
     found = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
     return tree_map(lambda each: _wrapped(each, known), found) if on_device else found
 

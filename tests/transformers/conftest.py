@@ -37,9 +37,7 @@ class Reference(NamedTuple):
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config)
-        name = Loaded(self.model, self.tokenizer, "tiny").cache_name
-        assert name is not None
-        self.model(ids, **{name: cache})
+        self.model(ids, **{Loaded(self.model, self.tokenizer, "tiny").cache_name: cache})
         return cache
 
     def text(self, tokens: Sequence[int]) -> str:

@@ -736,7 +736,7 @@ def test_a_model_whose_code_calls_its_cache_by_the_older_name_rolls_too(
         *, attention_mask: Any, position_ids: Any, past_key_values: Any, **others: Any
     ) -> object:
         own = {"attention_mask": attention_mask, "position_ids": position_ids}
-        return forward(**own, **{str(name): past_key_values}, **others)
+        return forward(**own, **{name: past_key_values}, **others)
 
     monkeypatch.setattr(model, "forward", older)
     generator = TransformersGenerator.from_obj(model, reference.tokenizer)

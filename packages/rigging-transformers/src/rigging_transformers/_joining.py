@@ -86,8 +86,7 @@ def model_rolls(loaded: Loaded) -> bool:
     # One that prepares its inputs by itself needs more than ids, a mask and positions.
     own_inputs = getattr(type(model), "prepare_inputs_for_generation", None)
     return (
-        {"attention_mask", "position_ids"} <= loaded.takes
-        and loaded.cache_name is not None
+        {"attention_mask", "position_ids", loaded.cache_name} <= loaded.takes
         and not config.is_encoder_decoder
         and own_inputs is transformers.GenerationMixin.prepare_inputs_for_generation
         and _rope_type(config) not in _SHARED_ROPE

@@ -31,9 +31,6 @@ _OFFLOADED: Final = ("cpu", "disk")
 # What a configuration calls its context.
 _CONTEXT: Final = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 
-# What models call their keys and values: those of transformers by the first name since 5.24.
-_CACHE: Final = ("cache", "past_key_values")
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -121,10 +118,11 @@ class Loaded:
         """Whether padding can be masked."""
         return "attention_mask" in self.takes
 
-    @cached_property
-    def cache_name(self) -> str | None:
-        """By which name the model is given keys and values; None if it takes none."""
-        return next((name for name in _CACHE if name in self.takes), None)
+    @property
+    def cache_name(self) -> str:
+        """By which name the model is given keys and values, if it takes any."""
+        # The first is that of transformers since 5.24.
+        return "cache" if "cache" in self.takes else "past_key_values"
 
     def layout(self, template: str | None) -> Layout:
         """Return how conversations are laid out by a chat template; None is the model's own."""

@@ -42,7 +42,7 @@ class RollingBatch:
         self._choice: Choice | None = None
         # The last tokens and where they stand: on the device, where the next come from.
         self._input: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._cache_name = loaded.cache_name or ""  # which it has: see `model_rolls`
+        self._cache_name = loaded.cache_name
         # Only the last token's logits are looked at; those of a long prompt fill gigabytes.
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in loaded.takes else {}
 
