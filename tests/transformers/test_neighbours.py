@@ -157,7 +157,12 @@ def test_rows_of_other_lengths_change_nothing_where_padding_would(
 
 @pytest.mark.parametrize(
     "extra",
-    [{"forced_eos_token_id": 5}, {"min_length": 20}, {"encoder_repetition_penalty": 3.0}],
+    [
+        {"forced_eos_token_id": 5},
+        {"forced_eos_token_id": 0},
+        {"min_length": 20},
+        {"encoder_repetition_penalty": 3.0},
+    ],
     ids=str,
 )
 def test_extras_that_count_from_the_batchs_width_mean_the_same_for_each_row(

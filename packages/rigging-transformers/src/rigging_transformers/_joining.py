@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rigging_transformers._loaded import Loaded
     from rigging_transformers._sampling import Plan
 
-__all__ = ["counts_width", "may_pad", "model_rolls", "row_rolls", "seeds_roll"]
+__all__ = ["counts_width", "may_pad", "may_share", "model_rolls", "row_rolls", "seeds_roll"]
 
 # Of a generation config: read by `plan` and `Loaded`, or of no consequence here.
 _HANDLED: Final = frozenset(
@@ -75,7 +75,11 @@ _BY_WIDTH: Final = (
 # Types of models (tested) without positions, or that find them in the mask.
 _PADDED_WITHOUT_POSITIONS: Final = ("bloom", "falcon_mamba", "mamba", "mamba2", "mpt")
 # Types of models (tested) that take padding for tokens.
-_SPOILED_BY_PADDING: Final = ("deepseek_v4", "recurrent_gemma")
+_SPOILED_BY_PADDING: Final = ("deepseek_v4", "git", "recurrent_gemma", "reformer")
+# Types of models (tested) that mix up the rows of a batch, even of equal lengths.
+_SPOILED_BY_NEIGHBOURS: Final = ("rwkv",)
+# Types of models (tested) whose cache or mask has places for images, also where there are none.
+_KEEP_IMAGES: Final = ("git", "mllama_text_model")
 # Frequencies that depend on the longest row of a batch, so on a row's neighbours.
 _SHARED_ROPE: Final = ("dynamic", "longrope")
 
@@ -88,6 +92,7 @@ def model_rolls(loaded: Loaded) -> bool:
     return (
         {"attention_mask", "position_ids", loaded.cache_name} <= loaded.takes
         and not config.is_encoder_decoder
+        and config.model_type not in _KEEP_IMAGES
         and own_inputs is transformers.GenerationMixin.prepare_inputs_for_generation
         and _rope_type(config) not in _SHARED_ROPE
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
@@ -108,6 +113,11 @@ def may_pad(loaded: Loaded) -> bool:
         and config.model_type not in _SPOILED_BY_PADDING
         and _rope_type(config) not in _SHARED_ROPE
     )
+
+
+def may_share(loaded: Loaded) -> bool:
+    """Tell whether ``generate`` may take several rows at once."""
+    return loaded.model.config.model_type not in _SPOILED_BY_NEIGHBOURS
 
 
 def counts_width(plan: Plan, defaults: Mapping[str, Any]) -> bool:
@@ -156,6 +166,9 @@ def _rope_type(config: Any) -> str | None:
 
 
 def _matters(name: str, value: object) -> bool:
-    return not (name.startswith("_") or name in _HANDLED or not value) and value != _NEUTRAL.get(
-        name
-    )
+    """Tell whether a setting is one that changes what is generated, and not handled here."""
+    if name.startswith("_") or name in _HANDLED:
+        return False
+    # 0 turns a setting off, but a token by that number is one.
+    is_set = value is not None if name.endswith("_token_id") else bool(value)
+    return is_set and value != _NEUTRAL.get(name)

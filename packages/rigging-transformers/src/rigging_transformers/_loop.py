@@ -28,6 +28,7 @@ from rigging_transformers._grouping import fits, groups, within
 from rigging_transformers._joining import (
     counts_width,
     may_pad,
+    may_share,
     model_rolls,
     row_rolls,
     seeds_roll,
@@ -74,7 +75,7 @@ class DecodingLoop:
         if not self._rolls:
             _log.info("%s does not fit the rolling batch, so generate() runs it", loaded.name)
         self._seeds_roll = seeds_roll(loaded)
-        self._pads = may_pad(loaded)
+        self._pads, self._shares = may_pad(loaded), may_share(loaded)
         self._read = _READ_ON_CPU if loaded.device == "cpu" else _READ
         self._batch = RollingBatch(loaded)
         self._answers = Answers(loaded)
@@ -255,7 +256,8 @@ class DecodingLoop:
     def _key(self, row: Row) -> Hashable:
         # A seeded row is a batch of its own, and its neighbours' rounding no concern of its.
         alone = (
-            row.plan.alone
+            not self._shares
+            or row.plan.alone
             or row.plan.sampling.seed is not None
             or counts_width(row.plan, self._loaded.defaults)
         )
