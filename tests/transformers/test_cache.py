@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rigging_transformers._cache import RollingCache, remaining
+from tests.support.families import make_small
+from tests.transformers.conftest import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.transformers.conftest import Reference
-
 LAYERS = 2  # of the tiny model
+WINDOW = 8  # of the sliding one, in some of its layers
+
+
+@pytest.fixture(scope="module")
+def sliding(reference: Reference) -> Reference:
+    return Reference(make_small("gpt_oss", reference.tokenizer), reference.tokenizer)
 
 
 def filled(reference: Reference, lengths: Sequence[int]) -> RollingCache:
@@ -32,19 +39,18 @@ def filled(reference: Reference, lengths: Sequence[int]) -> RollingCache:
 def held(cache: RollingCache) -> list[list[Any]]:
     """Return what each row has in each layer, in columns as many as the longest row needs."""
     mask = cache.opened()[1]
-    views = [
-        view[:, :, :-1]
-        for layer in cache._layers
-        for view in layer.update(_one(layer, cache), _one(layer, cache))
-    ]
-    assert {view.shape[2] for view in views} == {max(cache.lengths)}
     if mask is None:
         mask = torch.ones(len(cache), max(cache.lengths) + 1)
-    rows = []
-    for row, length in enumerate(cache.lengths):
-        live = mask[row, :-1].bool()
-        assert int(live.sum()) == length
-        rows.append([view[row][:, live].tolist() for view in views])
+    assert mask[:, :-1].sum(1).tolist() == cache.lengths
+    rows: list[list[Any]] = [[] for _ in cache.lengths]
+    for layer in cache._layers:
+        width, left_out = layer.get_mask_sizes(1)
+        assert left_out + width == mask.shape[1] == max(cache.lengths) + 1
+        assert width <= WINDOW or not layer.is_sliding
+        for view in layer.update(_one(layer, cache), _one(layer, cache)):
+            assert view.shape[2] == width
+            for row, live in enumerate(mask[:, left_out:-1].bool()):
+                rows[row].append(view[row][:, :-1][:, live].tolist())
     return rows
 
 
@@ -72,15 +78,35 @@ UNEQUAL = [5, 9, 3, 8, 5, 6, 4, 8, 7, 4]
 @given(gone=st.sets(st.integers(0, 9), min_size=1, max_size=9))
 @example(gone={1})
 @example(gone={1, 2, 9})
-def test_rows_that_stay_keep_their_keys_and_values(reference: Reference, gone: set[int]) -> None:
-    with torch.inference_mode():
-        cache = filled(reference, UNEQUAL)
-        before = held(cache)
-        order = remaining(10, sorted(gone))
-        cache.keep(order)
-        after = held(cache)
+def test_rows_that_stay_keep_their_keys_and_values(
+    reference: Reference, sliding: Reference, gone: set[int]
+) -> None:
+    for model in (reference, sliding):
+        with torch.inference_mode():
+            cache = filled(model, UNEQUAL)
+            before = held(cache)
+            order = remaining(10, sorted(gone))
+            cache.keep(order)
+            after = held(cache)
 
-    assert after == [before[row] for row in order]
+        assert after == [before[row] for row in order]
+
+
+def test_a_sliding_window_keeps_what_it_looks_back_to(sliding: Reference) -> None:
+    columns: dict[bool, set[int]] = {True: set(), False: set()}
+
+    with torch.inference_mode():
+        cache = filled(sliding, [200, 4])
+        for _ in range(100):
+            for layer in cache.opened()[0].layers:
+                layer.update(_one(layer, cache), _one(layer, cache))
+                columns[layer.is_sliding].add(layer.keys.shape[2])
+            cache.advance()
+        held(cache)
+
+    # It is moved often, and needs no more room for that.
+    assert columns[True] == {7 + 32 + 1}
+    assert columns[False] == {200 + 32 + 50, 282 + 32 + 70}
 
 
 class Calls(TorchDispatchMode):

@@ -10,8 +10,10 @@ import pytest
 
 from rigging import GenerateParams
 from rigging_transformers import TransformersGenerator
+from rigging_transformers._joining import model_rolls
+from rigging_transformers._loaded import Loaded
 from tests.support.families import families, make_small
-from tests.transformers.conftest import Reference
+from tests.transformers.conftest import Reference, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +21,22 @@ if TYPE_CHECKING:
 # The first two are as many tokens, the others more and fewer.
 PROMPTS = ["The quick brown fox", "What is it then?", "red, green, blue and yellow", "One"]
 LIMITS = [8, 12, 10, 3]
+
+# Those of the models that people run most.
+MUST_ROLL = {
+    *(
+        "deepseek_v3",
+        "gemma2",
+        "gemma3",
+        "gemma4",
+        "gpt2",
+        "gpt_oss",
+        "granite",
+        "llama",
+        "mistral",
+    ),
+    *("mixtral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3", "starcoder2"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +49,45 @@ def _their_own_warnings() -> Iterator[None]:
 @pytest.mark.parametrize("family", families())
 def test_a_batch_says_what_each_prompt_gets_alone(family: str, reference: Reference) -> None:
     alone = Reference(make_small(family, reference.tokenizer), reference.tokenizer)
-    expected = [
-        alone.text(alone.new_tokens(prompt, max_new_tokens=limit))
-        for prompt, limit in zip(PROMPTS, LIMITS, strict=True)
-    ]
+    expected = [greedy(alone, *each) for each in zip(PROMPTS, LIMITS, strict=True)]
     params = [GenerateParams(max_tokens=limit, temperature=0) for limit in LIMITS]
     generator = TransformersGenerator.from_obj(*alone)
 
     results = asyncio.run(generator.generate_texts(PROMPTS, params))
 
     assert [str(result) for result in results] == expected
+    assert model_rolls(Loaded(*alone, family)) or family not in MUST_ROLL
+
+
+# With a window of 8 tokens in all layers, in some, and in none.
+@pytest.mark.parametrize("family", ["mistral", "gemma3_text", "gpt_oss", "gemma4_text", "llama"])
+@pytest.mark.parametrize("spare", [1, 32])
+def test_rows_that_come_and_go_say_what_they_say_alone(
+    family: str, spare: int, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With little to spare, there are new buffers at each step.
+    monkeypatch.setattr("rigging_transformers._cache._SPARE", spare)
+    monkeypatch.setattr("rigging_transformers._cache._SHARE", 1_000_000)
+    alone = Reference(make_small(family, reference.tokenizer), reference.tokenizer)
+    prompts = [PROMPTS[number % 4] + " and" * (number % 5) for number in range(20)]
+    limits = [50, *(1 + 7 * number % 23 for number in range(1, 20))]
+    expected = [greedy(alone, *each) for each in zip(prompts, limits, strict=True)]
+    generator = TransformersGenerator.from_obj(*alone, max_batch_size=6)
+    steps = Steps()
+
+    async def ask(number: int) -> str:
+        await steps.reach(2 * number)
+        params = GenerateParams(max_tokens=limits[number], temperature=0)
+        (result,) = await generator.generate_texts([prompts[number]], [params])
+        return str(result)
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*map(ask, range(20)))
+
+    with alone.model.register_forward_hook(steps):
+        assert asyncio.run(main()) == expected
+    assert steps.count < sum(limits) / 2
+
+
+def greedy(alone: Reference, prompt: str, tokens: int) -> str:
+    return alone.text(alone.new_tokens(prompt, max_new_tokens=tokens))

@@ -700,7 +700,7 @@ def _tiny(family: str, tokenizer: Any) -> Any:
         ("qwen2", True),
         ("gpt_neox", True),
         ("bloom", False),
-        ("sliding", False),
+        ("sliding", True),
         ("mamba", False),
     ],
 )
@@ -755,6 +755,7 @@ def test_a_model_whose_code_calls_its_cache_by_the_older_name_rolls_too(
         ("repetition_penalty", 1.5, True),
         ("no_repeat_ngram_size", 1, True),
         ("suppress_tokens", [65, 66, 67], False),
+        ("cache_implementation", "hybrid", True),  # as Gemma's says, for another version
     ],
 )
 def test_what_the_models_own_config_asks_for_is_done(

@@ -8,8 +8,9 @@ before are a row's own:
                 ^start    ^end
 
 The buffers are larger than what is in use, so that a token is written in place and a row
-that leaves makes room for the next. Models see views of the part in use. Imports torch:
-import this module late.
+that leaves makes room for the next. Models see views of the part in use. Layers with a
+sliding window keep no more columns than they look back. Imports torch: import this module
+late.
 """
 
 from __future__ import annotations
@@ -19,25 +20,52 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import cache_utils
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["RollingCache", "remaining"]
+__all__ = ["RollingCache", "is_rolling", "remaining"]
 
 # Columns to spare in a new buffer, beside a share of its width: it is copied this rarely.
 _SPARE: Final = 32
 _SHARE: Final = 4
 
+# Of layers that keep nothing; not in all versions of transformers.
+_NOTHING: Final = getattr(cache_utils, "DummyLayer", None)
+
 
 @dataclass
 class _Window:
-    """The part of the buffers that is in use: so many rows, columns ``start`` to ``end``."""
+    """The part of some buffers that is in use: so many rows, columns ``start`` to ``end``.
 
+    Attributes:
+        reach: How many tokens before a new one are looked at; None if all are.
+        room: Rows that the buffers have.
+        columns: Columns that they have.
+        rows: Those in use.
+        width: Tokens of the longest row.
+    """
+
+    reach: int | None
+    room: int = 0
+    columns: int = 0
     rows: int = 0
-    start: int = 0
+    width: int = 0
     end: int = 0
+
+    @property
+    def start(self) -> int:
+        return self.end - self.kept(self.width)
+
+    def kept(self, tokens: int) -> int:
+        """Return how many of a row's tokens are kept."""
+        return tokens if self.reach is None else min(tokens, self.reach)
+
+    def live(self, tokens: int) -> slice:
+        """Return the columns of a row of so many tokens."""
+        return slice(self.end - self.kept(tokens), self.end)
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
@@ -45,37 +73,45 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, window: _Window, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
-        self._window = window
+        self.window = window
         self.keys, self.values = keys, values
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
+        self.is_sliding = window.reach is not None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write what is new behind the window. Repeated for one token, it changes nothing."""
-        rows, start, end = self._window.rows, self._window.start, self._window.end
+        rows, start, end = self.window.rows, self.window.start, self.window.end
         new = end + key_states.shape[-2]
         self.keys[:rows, :, end:new] = key_states
         self.values[:rows, :, end:new] = value_states
         return self.keys[:rows, :, start:new], self.values[:rows, :, start:new]
 
     def get_seq_length(self) -> int:
-        return self._window.end - self._window.start
+        return self.window.width
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        kept = self.window.kept(self.window.width)
+        return kept + query_length, self.window.width - kept
 
 
 class RollingCache:
     """Keys and values of all running rows.
 
     Attributes:
-        lengths: Tokens of each row that are in the cache.
+        lengths: Tokens of each row, of which a sliding window keeps the last.
     """
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []
-        self._window = _Window()
-        self._layers: list[_Layer] = []
-        self._mask = torch.empty(0, 0, dtype=torch.long)
+        self.lengths: list[int]
+        # The mask's, and that of layers that look back to the beginning.
+        self._all: _Window
+        self._windows: dict[int | None, _Window]
+        self._layers: list[Any]
+        self._mask: torch.Tensor
+        self._drop_all()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -91,7 +127,7 @@ class RollingCache:
         """Take rows over from a left-padded batch of their own, whose cache is emptied.
 
         Args:
-            prefilled: Of transformers, with plain layers only.
+            prefilled: Of transformers, with layers that `is_rolling` holds for.
             keep: Which of its rows.
             lengths: Tokens of these.
             more: How many rows will come soon after, for which room is made at once.
@@ -108,44 +144,41 @@ class RollingCache:
         self, prefilled: Cache, keep: Sequence[int], lengths: Sequence[int], more: int
     ) -> None:
         width, first = max(lengths), len(self)
-        if not first:
-            self._layers = []
         rows = first + len(keep)
-        if not self._layers:
-            device = prefilled.layers[0].keys.device
-            self._mask = torch.zeros(
-                rows + more, width + _spare(width), dtype=torch.long, device=device
-            )
-            self._window.end = width
-        elif rows > len(self._mask) or width > self._window.end:
-            room = len(self._mask)
-            # Somewhat more than needed: who comes one by one shall not cost a copy each.
-            room = room if rows <= room else rows + more + rows // _SHARE
-            self._move(room, max(width, self.width))
-        end = self._window.end
-        into = (slice(first, rows), slice(None), slice(end - width, end))
-        keeps_all = len(keep) == prefilled.layers[0].keys.shape[0]
+        if not first:
+            self._drop_all()
+            self._make_room(prefilled, rows + more, width)
+        for window in self._windows.values():
+            if rows > window.room or window.kept(width) > window.end:
+                # Somewhat more than needed: who comes one by one shall not cost a copy each.
+                room = window.room if rows <= window.room else rows + more + rows // _SHARE
+                self._move(window, room, max(width, self.width))
         # Sent once to each device, and not with each layer.
         indices = functools.cache(lambda device: torch.tensor(keep, device=device))
         for number, layer in enumerate(prefilled.layers):
             if len(self._layers) <= number:
                 self._layers.append(self._new_layer(layer))
-            buffers = self._layers[number]
-            for buffer, source in ((buffers.keys, layer.keys), (buffers.values, layer.values)):
-                own = source[..., source.shape[-2] - width :, :]
-                buffer[into] = own if keeps_all else own[indices(own.device)]
+            into = self._layers[number]
+            if not isinstance(into, _Layer):
+                continue
+            live = into.window.live(width)
+            keeps_all = len(keep) == layer.keys.shape[0]
+            for buffer, source in ((into.keys, layer.keys), (into.values, layer.values)):
+                own = source[..., source.shape[-2] - (live.stop - live.start) :, :]
+                buffer[first:rows, :, live] = own if keeps_all else own[indices(own.device)]
             layer.keys = layer.values = None
         self._mask[first:rows] = 0
         for row, length in enumerate(lengths, first):
-            self._mask[row, end - length : end] = 1
+            self._mask[row, self._all.live(length)] = 1
         self.lengths += lengths
         self._refit()
 
     def keep(self, order: Sequence[int]) -> None:
         """Keep these rows, in that order, which `remaining` gives; drop the others."""
         for into, source in _runs(order):
-            live = slice(self._window.end - max(self.lengths[source]), self._window.end)
-            for layer in self._layers:
+            longest = max(self.lengths[source])
+            for layer in self._buffers():
+                live = layer.window.live(longest)
                 layer.keys[into, :, live] = layer.keys[source, :, live]
                 layer.values[into, :, live] = layer.values[source, :, live]
             self._mask[into] = self._mask[source]
@@ -157,7 +190,7 @@ class RollingCache:
 
     def blank(self, index: int) -> None:
         """Forget what a row holds, where it must not be multiplied with any more."""
-        for layer in self._layers:
+        for layer in self._buffers():
             layer.keys[index] = 0
             layer.values[index] = 0
 
@@ -166,63 +199,93 @@ class RollingCache:
 
         Returns:
             What the model is given: the cache, and an attention mask of shape
-            ``(rows, columns + 1)``; None where no row is padded.
+            ``(rows, width + 1)``; None where no row is padded.
         """
-        if self._window.end == self._mask.shape[1]:
-            rows = len(self._mask)
-            self._move(rows if len(self) > rows // 2 else len(self), self.width)
-        rows, start, end = self._window.rows, self._window.start, self._window.end
+        for window in self._windows.values():
+            if window.end == window.columns:
+                room = window.room if len(self) > window.room // 2 else len(self)
+                self._move(window, room, self.width)
+        rows, start, end = len(self), self._all.start, self._all.end
         padded = min(self.lengths) < self.width
         self._mask[:rows, end] = 1
         return Cache(layers=self._layers), self._mask[:rows, start : end + 1] if padded else None
 
     def advance(self) -> None:
         """Count the token that was written."""
-        self._window.end += 1
         self.lengths = [length + 1 for length in self.lengths]
+        for window in self._windows.values():
+            window.end += 1
+            window.width += 1
 
     def _drop_all(self) -> None:
         self.lengths = []
+        self._all = _Window(reach=None)
+        self._windows = {None: self._all}
         self._layers = []
         self._mask = torch.empty(0, 0, dtype=torch.long)
-        self._refit()
 
     def _refit(self) -> None:
-        self._window.rows = len(self)
-        self._window.start = self._window.end - self.width
+        for window in self._windows.values():
+            window.rows, window.width = len(self), self.width
 
-    def _new_layer(self, like: DynamicLayer) -> _Layer:
-        rows, columns = self._mask.shape
-        keys, values = (_zeros(part, rows, columns) for part in (like.keys, like.values))
-        return _Layer(self._window, keys, values)
+    def _buffers(self) -> list[_Layer]:
+        return [layer for layer in self._layers if isinstance(layer, _Layer)]
 
-    def _move(self, rows: int, end: int) -> None:
-        """Copy what is in use into new buffers of ``rows`` rows, so that it ends at ``end``.
+    def _make_room(self, prefilled: Cache, rows: int, width: int) -> None:
+        """Plan the first buffers, for rows like those of ``prefilled``."""
+        layers = [layer for layer in prefilled.layers if isinstance(layer, DynamicLayer)]
+        for layer in layers:
+            self._windows.setdefault(_reach(layer), _Window(_reach(layer)))
+        for window in self._windows.values():
+            window.end = window.kept(width)
+            window.room, window.columns = rows, window.end + _spare(window.end)
+        self._mask = torch.zeros(
+            rows, self._all.columns, dtype=torch.long, device=layers[0].keys.device
+        )
+
+    def _new_layer(self, like: Any) -> Any:
+        if not isinstance(like, DynamicLayer):
+            return like
+        window = self._windows[_reach(like)]
+        keys, values = (
+            _zeros(part, window.room, window.columns) for part in (like.keys, like.values)
+        )
+        return _Layer(window, keys, values)
+
+    def _move(self, window: _Window, rows: int, width: int) -> None:
+        """Copy what is in use into new buffers, of ``rows`` rows and columns for ``width`` tokens.
 
         If that fails, nothing is left: some layers are in their new place and some are not.
         """
         try:
-            self._copy(rows, end)
+            self._copy(window, rows, window.kept(width))
         except Exception:
             self._drop_all()
             raise
 
-    def _copy(self, rows: int, end: int) -> None:
+    def _copy(self, window: _Window, rows: int, end: int) -> None:
         columns, used = end + _spare(end), len(self)
-        source = (slice(used), slice(None), slice(self._window.start, self._window.end))
-        into = (slice(used), slice(None), slice(end - self.width, end))
-        for layer in self._layers:
+        source = slice(window.start, window.end)
+        into = slice(end - window.kept(self.width), end)
+        for layer in self._buffers():
+            if layer.window is not window:
+                continue
             # One tensor at a time, so that no more than one is there twice.
             for name in ("keys", "values"):
                 old = getattr(layer, name)
                 new = _zeros(old, rows, columns)
-                new[into] = old[source]
+                new[:used, :, into] = old[:used, :, source]
                 setattr(layer, name, new)
-        mask = self._mask.new_zeros(rows, columns)
-        mask[:used, into[2]] = self._mask[:used, source[2]]
-        self._mask = mask
-        self._window.end = end
-        self._refit()
+        if window is self._all:
+            mask = self._mask.new_zeros(rows, columns)
+            mask[:used, into] = self._mask[:used, source]
+            self._mask = mask
+        window.room, window.columns, window.end = rows, columns, end
+
+
+def is_rolling(layer: Any) -> bool:
+    """Tell whether rows may join and leave a layer of transformers' cache."""
+    return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, _NOTHING)
 
 
 def remaining(count: int, indices: Sequence[int]) -> list[int]:
@@ -252,6 +315,12 @@ def _runs(order: Sequence[int]) -> list[tuple[slice, slice]]:
             into, source = slice(first[0].start, into.stop), slice(first[1].start, source.stop)
         runs.append((into, source))
     return runs
+
+
+def _reach(layer: DynamicLayer) -> int | None:
+    # A new token counts to its own window.
+    is_sliding = isinstance(layer, DynamicSlidingWindowLayer)
+    return layer.sliding_window - 1 if is_sliding else None
 
 
 def _zeros(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

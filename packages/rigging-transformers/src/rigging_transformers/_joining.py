@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import transformers
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
+
+from rigging_transformers._cache import is_rolling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,16 +54,18 @@ _HANDLED: Final = frozenset(
     }
 )
 # Values that change nothing, beside False, None and what is empty.
-_NEUTRAL: Final[Mapping[str, Any]] = {
-    "diversity_penalty": 0.0,
-    "encoder_no_repeat_ngram_size": 0,
-    "encoder_repetition_penalty": 1.0,
-    "guidance_scale": 1.0,
-    "length_penalty": 1.0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "num_beam_groups": 1,
-    "num_beams": 1,
+_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    # Where ``generate`` would keep what is kept here.
+    "cache_implementation": ("dynamic", "hybrid", "hybrid_chunked", "sliding_window", "static"),
+    "diversity_penalty": (0.0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1.0,),
+    "guidance_scale": (1.0,),
+    "length_penalty": (1.0,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "num_beam_groups": (1,),
+    "num_beams": (1,),
 }
 # Of ``generate``: count from the left end of the longest row, or to its right end, or take
 # padding for a part of the prompt.
@@ -78,8 +82,12 @@ _PADDED_WITHOUT_POSITIONS: Final = ("bloom", "falcon_mamba", "mamba", "mamba2", 
 _SPOILED_BY_PADDING: Final = ("deepseek_v4", "git", "recurrent_gemma", "reformer")
 # Types of models (tested) that mix up the rows of a batch, even of equal lengths.
 _SPOILED_BY_NEIGHBOURS: Final = ("rwkv",)
-# Types of models (tested) whose cache or mask has places for images, also where there are none.
-_KEEP_IMAGES: Final = ("git", "mllama_text_model")
+# Types of models (tested) that prepare their inputs themselves for the sake of images, or of
+# `_SHARED_ROPE`, and no more than others where there is neither.
+_PREPARE_LIKE_OTHERS: Final = ("gemma3", "gemma4", "gemma4_unified", "phi3", "phimoe")
+# Types of models (tested) that have places for images in their cache or mask, also where there
+# are none, or keep a state elsewhere than in the cache.
+_KEEP_MORE: Final = ("git", "mllama_text_model", "recurrent_gemma")
 # Frequencies that depend on the longest row of a batch, so on a row's neighbours.
 _SHARED_ROPE: Final = ("dynamic", "longrope")
 
@@ -87,15 +95,20 @@ _SHARED_ROPE: Final = ("dynamic", "longrope")
 def model_rolls(loaded: Loaded) -> bool:
     """Tell whether the rolling batch can run a model, and its generation config."""
     model, config = loaded.model, loaded.model.config
-    # One that prepares its inputs by itself needs more than ids, a mask and positions.
-    own_inputs = getattr(type(model), "prepare_inputs_for_generation", None)
+    prepare = getattr(type(model), "prepare_inputs_for_generation", None)
+    # Ids, a mask and positions are all that it needs.
+    is_plain = (
+        prepare is transformers.GenerationMixin.prepare_inputs_for_generation
+        or config.model_type in _PREPARE_LIKE_OTHERS
+    )
     return (
         {"attention_mask", "position_ids", loaded.cache_name} <= loaded.takes
         and not config.is_encoder_decoder
-        and config.model_type not in _KEEP_IMAGES
-        and own_inputs is transformers.GenerationMixin.prepare_inputs_for_generation
+        and is_plain
+        and config.model_type not in _KEEP_MORE
         and _rope_type(config) not in _SHARED_ROPE
-        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+        and getattr(config.get_text_config(), "attention_chunk_size", None) is None
+        and all(map(is_rolling, DynamicCache(config=config).layers))
         and not any(_matters(name, value) for name, value in loaded.defaults.items())
     )
 
@@ -171,4 +184,4 @@ def _matters(name: str, value: object) -> bool:
         return False
     # 0 turns a setting off, but a token by that number is one.
     is_set = value is not None if name.endswith("_token_id") else bool(value)
-    return is_set and value != _NEUTRAL.get(name)
+    return is_set and value not in _NEUTRAL.get(name, ())
