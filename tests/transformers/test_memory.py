@@ -15,7 +15,8 @@ import torch
 
 from rigging import GenerateParams
 from rigging_transformers import TransformersGenerator
-from rigging_transformers._cache import RollingCache, _zeros
+from rigging_transformers._cache import RollingCache
+from rigging_transformers._layers import _zeros
 from rigging_transformers._memory import Capacity, free_memory, is_out_of_memory, on_device
 from tests.support.memory import out_of_memory
 
@@ -97,7 +98,7 @@ def test_buffers_that_do_not_fit_halve_the_batch_they_were_for(
             raise out_of_memory()
         return _zeros(like, rows, columns)
 
-    monkeypatch.setattr("rigging_transformers._cache._zeros", zeros)
+    monkeypatch.setattr("rigging_transformers._layers._zeros", zeros)
     monkeypatch.setattr("rigging_transformers._loop._READ_ON_CPU", read)
     borrowing.max_batch_size = 32
     prompts = [f"number {n}" for n in range(32)]
@@ -121,7 +122,7 @@ def test_a_cache_that_cannot_begin_keeps_no_buffers(
         made.append(weakref.ref(new))
         return new
 
-    monkeypatch.setattr("rigging_transformers._cache._zeros", zeros)
+    monkeypatch.setattr("rigging_transformers._layers._zeros", zeros)
     with torch.inference_mode():
         prefilled = reference.prefilled(torch.ones(2, 5, dtype=torch.long))
     cache = RollingCache()

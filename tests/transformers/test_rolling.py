@@ -16,8 +16,8 @@ from transformers.cache_utils import DynamicCache
 from rigging import GeneratedText, GenerateParams
 from rigging.error import ProviderServerError, ProviderTimeoutError
 from rigging_transformers import TransformersGenerator
-from rigging_transformers._cache import _zeros
 from rigging_transformers._joining import model_rolls
+from rigging_transformers._layers import _zeros
 from rigging_transformers._loaded import Loaded
 from rigging_transformers._rolling import RollingBatch
 from rigging_transformers._row import cut_at_stop
@@ -434,7 +434,7 @@ def test_memory_that_runs_out_in_the_cache_changes_no_answer(
             raise out_of_memory()
         return _zeros(*args)
 
-    monkeypatch.setattr("rigging_transformers._cache._zeros", zeros)
+    monkeypatch.setattr("rigging_transformers._layers._zeros", zeros)
     # New buffers every other token.
     monkeypatch.setattr("rigging_transformers._cache._SPARE", 2)
     monkeypatch.setattr("rigging_transformers._cache._SHARE", 1_000_000)

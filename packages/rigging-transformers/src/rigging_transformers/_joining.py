@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicCache
 
-from rigging_transformers._cache import is_rolling
+from rigging_transformers._layers import may_roll
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,8 +86,8 @@ _SPOILED_BY_NEIGHBOURS: Final = ("rwkv",)
 # `_SHARED_ROPE`, and no more than others where there is neither.
 _PREPARE_LIKE_OTHERS: Final = ("gemma3", "gemma4", "gemma4_unified", "phi3", "phimoe")
 # Types of models (tested) that have places for images in their cache or mask, also where there
-# are none, or keep a state elsewhere than in the cache.
-_KEEP_MORE: Final = ("git", "mllama_text_model", "recurrent_gemma")
+# are none, or a cache of their own.
+_KEEP_MORE: Final = ("git", "minimax", "mllama_text_model", "recurrent_gemma")
 # Frequencies that depend on the longest row of a batch, so on a row's neighbours.
 _SHARED_ROPE: Final = ("dynamic", "longrope")
 
@@ -108,7 +108,7 @@ def model_rolls(loaded: Loaded) -> bool:
         and config.model_type not in _KEEP_MORE
         and _rope_type(config) not in _SHARED_ROPE
         and getattr(config.get_text_config(), "attention_chunk_size", None) is None
-        and all(map(is_rolling, DynamicCache(config=config).layers))
+        and may_roll(DynamicCache(config=config).layers)
         and not any(_matters(name, value) for name, value in loaded.defaults.items())
     )
 

@@ -27,7 +27,8 @@ __all__ = ["RollingBatch"]
 class RollingBatch:
     """The rows that are running, and their cache.
 
-    A step that fails changes no row, so it may be repeated with fewer.
+    A step that fails changes no row, so it may be repeated with fewer: with those that
+    `drop_lost` returns once they have been read again.
 
     Attributes:
         rows: In the order of the cache, which changes as rows leave.
@@ -84,6 +85,15 @@ class RollingBatch:
 
     def step(self) -> None:
         """Generate the next token of each row."""
+        try:
+            tokens = self._next()
+        except Exception:
+            self._cache.give_up()
+            raise
+        _add(self.rows, tokens)
+
+    def _next(self) -> torch.Tensor:
+        """Return the next token of each row, shape ``(rows,)``."""
         cache, mask = self._cache.opened()
         if self._input is None:
             self._input = (
@@ -95,9 +105,10 @@ class RollingBatch:
         if self._choice is None:
             self._choice = Choice(self.rows, scores)
         tokens = self._choice(scores)
+        ids = tokens[:, None].to(self._device)
         self._cache.advance()
-        _add(self.rows, tokens)
-        self._input = tokens[:, None].to(self._device), positions.add_(1)
+        self._input = ids, positions.add_(1)
+        return tokens
 
     def drop_ended(self) -> None:
         """Let rows leave that have ended."""
