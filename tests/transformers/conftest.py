@@ -44,6 +44,11 @@ class Reference(NamedTuple):
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
+def greedy(alone: Reference, prompt: str, tokens: int = 24) -> str:
+    """Return what a model says to one prompt by itself."""
+    return alone.text(alone.new_tokens(prompt, max_new_tokens=tokens))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

@@ -23,7 +23,7 @@ from rigging_transformers._row import Row
 from rigging_transformers._sampling import Plan, Sampling
 from tests.support.memory import out_of_memory
 from tests.support.tiny_model import train_tokenizer
-from tests.transformers.conftest import Reference
+from tests.transformers.conftest import Reference, greedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -181,10 +181,6 @@ def test_quantised_weights_lie_on_the_gpu_and_answer(tiny_model: Path, bits: int
 
 
 # -- Texts -------------------------------------------------------------------------------
-
-
-def greedy(alone: Reference, prompt: str, tokens: int = 24) -> str:
-    return alone.text(alone.new_tokens(prompt, max_new_tokens=tokens))
 
 
 def test_a_batch_says_what_generate_says_of_each_prompt_alone(

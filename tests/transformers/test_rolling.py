@@ -21,8 +21,9 @@ from rigging_transformers._layers import _zeros
 from rigging_transformers._loaded import Loaded
 from rigging_transformers._rolling import RollingBatch
 from rigging_transformers._row import cut_at_stop
+from tests.support.families import make_small
 from tests.support.memory import out_of_memory
-from tests.transformers.conftest import Steps
+from tests.transformers.conftest import Steps, greedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,10 +47,6 @@ WORDS = [
 ]
 LONG = GenerateParams(max_tokens=150, temperature=0)
 SHORT = GenerateParams(max_tokens=3, temperature=0)
-
-
-def greedy(reference: Reference, prompt: str, tokens: int) -> str:
-    return reference.text(reference.new_tokens(prompt, max_new_tokens=tokens))
 
 
 # -- Joining and leaving -----------------------------------------------------------------
@@ -663,36 +660,6 @@ def test_a_row_of_generates_ends_its_own_call_before_its_neighbours(
     assert asyncio.run(main()) == [2, 60]
 
 
-def _tiny(family: str, tokenizer: Any) -> Any:
-    import transformers
-
-    common = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    wide = {"initializer_range": 0.3, "tie_word_embeddings": False}
-    made: dict[str, Any] = {
-        "gpt2": lambda: transformers.GPT2Config(
-            n_embd=32, n_layer=2, n_head=2, initializer_range=0.3, **common
-        ),
-        "qwen2": lambda: transformers.Qwen2Config(**small, **heads, **wide, **common),
-        "gpt_neox": lambda: transformers.GPTNeoXConfig(
-            **small, **wide, **common, num_attention_heads=2
-        ),
-        "bloom": lambda: transformers.BloomConfig(
-            hidden_size=32, n_layer=2, n_head=2, initializer_range=0.3, **common
-        ),
-        "sliding": lambda: transformers.MistralConfig(
-            **small, **heads, **wide, **common, sliding_window=8
-        ),
-        "mamba": lambda: transformers.MambaConfig(
-            hidden_size=32, num_hidden_layers=2, state_size=8, initializer_range=0.3, **common
-        ),
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return transformers.AutoModelForCausalLM.from_config(made[family]()).eval()
-
-
 @pytest.mark.parametrize(
     ("family", "rolls"),
     [
@@ -700,7 +667,7 @@ def _tiny(family: str, tokenizer: Any) -> Any:
         ("qwen2", True),
         ("gpt_neox", True),
         ("bloom", False),
-        ("sliding", True),
+        ("mistral", True),
         ("mamba", False),
     ],
 )
@@ -708,7 +675,7 @@ def test_models_of_all_kinds_say_what_they_say_alone(
     reference: Reference, family: str, rolls: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "rigging_transformers")
-    model = _tiny(family, reference.tokenizer)
+    model = make_small(family, reference.tokenizer)
     generator = TransformersGenerator.from_obj(model, reference.tokenizer)
     prompts = ["The quick brown fox", "One", "red, green, blue and", "What is it then?"]
     params = [GenerateParams(max_tokens=n, temperature=0) for n in (12, 3, 20, 12)]

@@ -32,6 +32,9 @@ __all__ = ["RollingCache", "remaining"]
 _SPARE: Final = 32
 _SHARE: Final = 4
 
+# The layers whose rows come and go; others keep nothing.
+_ROLLING: Final = (AttentionLayer, StateLayer)
+
 
 class RollingCache:
     """Keys and values of all running rows.
@@ -98,7 +101,7 @@ class RollingCache:
         for number, layer in enumerate(prefilled.layers):
             if len(self._layers) <= number:
                 self._layers.append(self._new_layer(layer))
-            if isinstance(self._layers[number], (AttentionLayer, StateLayer)):
+            if isinstance(self._layers[number], _ROLLING):
                 self._layers[number].take(layer, slice(first, rows), width, pick)
         self._mask[first:rows] = 0
         for row, length in enumerate(lengths, first):
@@ -166,8 +169,7 @@ class RollingCache:
             layer.refit()
 
     def _rolling(self) -> list[AttentionLayer | StateLayer]:
-        kinds = (AttentionLayer, StateLayer)
-        return [layer for layer in self._layers if isinstance(layer, kinds)]
+        return [layer for layer in self._layers if isinstance(layer, _ROLLING)]
 
     def _make_room(self, prefilled: Cache, rows: int, width: int) -> None:
         """Plan the first buffers, for rows like those of ``prefilled``."""

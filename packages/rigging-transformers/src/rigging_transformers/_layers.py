@@ -191,11 +191,9 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
 def may_roll(layers: Sequence[Any]) -> bool:
     """Tell whether rows may join and leave a cache of transformers with such layers."""
     kinds = (DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer, _NOTHING)
-    return all(type(layer) in kinds for layer in layers) and any(
-        # These know how many tokens there are.
-        isinstance(layer, DynamicLayer)
-        for layer in layers
-    )
+    # Only those with attention know how many tokens there are.
+    has_attention = any(isinstance(layer, DynamicLayer) for layer in layers)
+    return has_attention and all(type(layer) in kinds for layer in layers)
 
 
 def states(layer: Any) -> dict[tuple[str, int], torch.Tensor]:
