@@ -55,7 +55,7 @@ def held(cache: RollingCache) -> list[list[Any]]:
 
 
 def _one(layer: Any, cache: RollingCache) -> torch.Tensor:
-    _, heads, _, size = layer.keys.shape
+    _, heads, _, size = layer.tokens["keys"].shape
     return torch.zeros(len(cache), heads, 1, size)
 
 
@@ -100,7 +100,7 @@ def test_a_sliding_window_keeps_what_it_looks_back_to(sliding: Reference) -> Non
         for _ in range(100):
             for layer in cache.opened()[0].layers:
                 layer.update(_one(layer, cache), _one(layer, cache))
-                columns[layer.is_sliding].add(layer.keys.shape[2])
+                columns[layer.is_sliding].add(layer.tokens["keys"].shape[2])
             cache.advance()
         held(cache)
 

@@ -12,6 +12,7 @@ import torch
 from rigging import GenerateParams
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._joining import model_rolls
+from rigging_transformers._layers import HAS_POSITIONS
 from rigging_transformers._loaded import Loaded
 from tests.support.families import families, make_small
 from tests.support.memory import out_of_memory
@@ -34,8 +35,12 @@ CALLERS = [
 MUST_ROLL = {
     *("deepseek_v3", "gemma2", "gemma3", "gemma4", "gpt2", "gpt_oss", "granite", "llama"),
     *("mistral", "mixtral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_5", "qwen3_moe"),
-    *("smollm3",),
+    *("bamba", "deepseek_v32", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba2"),
+    *("nemotron_h", "qwen3_next", "smollm3", "zamba2"),
 }
+
+# It rolls where layers hold positions, which they do not in the oldest transformers.
+WITH_POSITIONS_IN_CACHE = ["qwen4_exp_text"] if HAS_POSITIONS else []
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +63,15 @@ def test_a_batch_says_what_each_prompt_gets_alone(family: str, reference: Refere
     assert model_rolls(Loaded(*alone, family)) or family not in MUST_ROLL
 
 
-# With a window of 8 tokens in all layers, in some, and in none; and with recurrent layers.
+# With a window of 8 tokens in all layers, in some, and in none; with recurrent layers, beside
+# such with attention, in the same ones, and alone; with sparse attention; without positions.
 @pytest.mark.parametrize(
     "family",
     [
         *("mistral", "gemma3_text", "gpt_oss", "gemma4_text", "llama"),
-        *("qwen3_5_text", "granitemoehybrid", "lfm2_moe"),
+        *("qwen3_5_text", "granitemoehybrid", "lfm2_moe", "nemotron_h"),
+        *("falcon_h1", "inkling_text", "zaya", "mamba", "mamba2"),
+        *("deepseek_v32", *WITH_POSITIONS_IN_CACHE, "bloom", "mpt"),
     ],
 )
 @pytest.mark.parametrize("spare", [1, 32])
@@ -82,7 +90,10 @@ def test_rows_that_come_and_go_say_what_they_say_alone(
     assert steps.count < sum(limit for _, limit in CALLERS) / 2
 
 
-@pytest.mark.parametrize("family", ["gemma3_text", "qwen3_5_text", "llama"])
+@pytest.mark.parametrize(
+    "family",
+    ["gemma3_text", "qwen3_5_text", "falcon_h1", "mamba2", *WITH_POSITIONS_IN_CACHE, "llama"],
+)
 def test_memory_that_runs_out_within_a_step_changes_no_answer(
     family: str, reference: Reference
 ) -> None:
@@ -113,6 +124,8 @@ def come_and_go(alone: Reference, steps: Steps) -> list[str]:
         prompt, limit = CALLERS[number]
         params = GenerateParams(max_tokens=limit, temperature=0)
         (result,) = await generator.generate_texts([prompt], [params])
+        if isinstance(result, Exception):
+            raise result
         return str(result)
 
     async def main() -> list[str]:

@@ -10,7 +10,7 @@ before are a row's own:
 The buffers are larger than what is in use, so that a token is written in place and a row
 that leaves makes room for the next. Models see views of the part in use. Layers with a
 sliding window keep no more columns than they look back; recurrent ones keep a state for
-each row, and no columns. Imports torch: import this module late.
+each row, and no columns, or both. Imports torch: import this module late.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ import functools
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
-from rigging_transformers._layers import AttentionLayer, StateLayer, Window, reach, states
+from rigging_transformers._layers import (
+    RollingLayer,
+    Window,
+    device,
+    looks_back,
+    new_layer,
+    reach,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +38,6 @@ __all__ = ["RollingCache", "remaining"]
 # Columns to spare in a new buffer, beside a share of its width: it is copied this rarely.
 _SPARE: Final = 32
 _SHARE: Final = 4
-
-# The layers whose rows come and go; others keep nothing.
-_ROLLING: Final = (AttentionLayer, StateLayer)
 
 
 class RollingCache:
@@ -100,8 +104,8 @@ class RollingCache:
 
         for number, layer in enumerate(prefilled.layers):
             if len(self._layers) <= number:
-                self._layers.append(self._new_layer(layer))
-            if isinstance(self._layers[number], _ROLLING):
+                self._layers.append(new_layer(self._windows[reach(layer)], layer))
+            if isinstance(self._layers[number], RollingLayer):
                 self._layers[number].take(layer, slice(first, rows), width, pick)
         self._mask[first:rows] = 0
         for row, length in enumerate(lengths, first):
@@ -132,20 +136,20 @@ class RollingCache:
 
         Returns:
             What the model is given: the cache, and an attention mask of shape
-            ``(rows, width + 1)``; None where no row is padded.
+            ``(rows, width + 1)``; None where no row is padded, or no layer looks back.
         """
         for window in self._windows.values():
             if window.end == window.columns:
                 room = window.room if len(self) > window.room // 2 else len(self)
                 self._move(window, room, self.width)
         rows, start, end = len(self), self._all.start, self._all.end
-        padded = min(self.lengths) < self.width
+        masks = min(self.lengths) < self.width and any(map(looks_back, self._layers))
         self._mask[:rows, end] = 1
-        return Cache(layers=self._layers), self._mask[:rows, start : end + 1] if padded else None
+        return Cache(layers=self._layers), self._mask[:rows, start : end + 1] if masks else None
 
     def give_up(self) -> None:
         """Drop all, unless the last token can be written again: a state may have taken it."""
-        if any(isinstance(layer, StateLayer) for layer in self._layers):
+        if any(layer.states for layer in self._rolling()):
             self._drop_all()
 
     def advance(self) -> None:
@@ -168,25 +172,20 @@ class RollingCache:
         for layer in self._rolling():
             layer.refit()
 
-    def _rolling(self) -> list[AttentionLayer | StateLayer]:
-        return [layer for layer in self._layers if isinstance(layer, _ROLLING)]
+    def _rolling(self) -> list[RollingLayer]:
+        # Others hold nothing.
+        return [layer for layer in self._layers if isinstance(layer, RollingLayer)]
 
     def _make_room(self, prefilled: Cache, rows: int, width: int) -> None:
         """Plan the first buffers, for rows like those of ``prefilled``."""
-        layers = [layer for layer in prefilled.layers if isinstance(layer, DynamicLayer)]
-        for layer in layers:
+        for layer in prefilled.layers:
             self._windows.setdefault(reach(layer), Window(reach(layer)))
         for window in self._windows.values():
             window.end = window.kept(width)
             window.room, window.columns = rows, window.end + _spare(window.end)
         self._mask = torch.zeros(
-            rows, self._all.columns, dtype=torch.long, device=layers[0].keys.device
+            rows, self._all.columns, dtype=torch.long, device=device(prefilled.layers)
         )
-
-    def _new_layer(self, like: Any) -> Any:
-        if isinstance(like, DynamicLayer):
-            return AttentionLayer(self._windows[reach(like)], like)
-        return StateLayer(self._all, like) if states(like) else like
 
     def _move(self, window: Window, rows: int, width: int) -> None:
         """Copy what is in use into new buffers, of ``rows`` rows and columns for ``width`` tokens.

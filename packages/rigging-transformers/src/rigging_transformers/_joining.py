@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicCache
 
-from rigging_transformers._layers import may_roll
+from rigging_transformers._layers import HAS_POSITIONS, may_roll
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,11 +83,17 @@ _SPOILED_BY_PADDING: Final = ("deepseek_v4", "git", "recurrent_gemma", "reformer
 # Types of models (tested) that mix up the rows of a batch, even of equal lengths.
 _SPOILED_BY_NEIGHBOURS: Final = ("rwkv",)
 # Types of models (tested) that prepare their inputs themselves for the sake of images, or of
-# `_SHARED_ROPE`, and no more than others where there is neither.
-_PREPARE_LIKE_OTHERS: Final = ("gemma3", "gemma4", "gemma4_unified", "phi3", "phimoe")
+# `_SHARED_ROPE`, and no more than others where there is neither; or to set what is set here.
+_PREPARE_LIKE_OTHERS: Final = (
+    *("gemma3", "gemma4", "gemma4_unified", "phi3", "phimoe"),
+    *("bamba", "falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h", "zamba", "zamba2"),
+)
 # Types of models (tested) that have places for images in their cache or mask, also where there
 # are none, or a cache of their own.
-_KEEP_MORE: Final = ("git", "minimax", "mllama_text_model", "recurrent_gemma")
+_KEEP_MORE: Final = (
+    *("git", "minimax", "mllama_text_model", "recurrent_gemma"),
+    *(() if HAS_POSITIONS else ("qwen4_exp", "qwen4_exp_text")),
+)
 # Frequencies that depend on the longest row of a batch, so on a row's neighbours.
 _SHARED_ROPE: Final = ("dynamic", "longrope")
 
@@ -102,7 +108,8 @@ def model_rolls(loaded: Loaded) -> bool:
         or config.model_type in _PREPARE_LIKE_OTHERS
     )
     return (
-        {"attention_mask", "position_ids", loaded.cache_name} <= loaded.takes
+        {"attention_mask", loaded.cache_name} <= loaded.takes
+        and _counts_right(loaded)
         and not config.is_encoder_decoder
         and is_plain
         and config.model_type not in _KEEP_MORE
@@ -114,15 +121,11 @@ def model_rolls(loaded: Loaded) -> bool:
 
 
 def may_pad(loaded: Loaded) -> bool:
-    """Tell whether padding changes nothing, so that ``generate`` may take rows of any lengths.
-
-    Most models are given each row's positions. Of the others, these are known to be right.
-    """
+    """Tell whether padding changes nothing, so that ``generate`` may take rows of any lengths."""
     config = loaded.model.config
-    counts_right = "position_ids" in loaded.takes or config.model_type in _PADDED_WITHOUT_POSITIONS
     return (
         loaded.masks
-        and counts_right
+        and _counts_right(loaded)
         and config.model_type not in _SPOILED_BY_PADDING
         and _rope_type(config) not in _SHARED_ROPE
     )
@@ -161,6 +164,13 @@ def row_rolls(plan: Plan, *, seeds: bool) -> bool:
     """
     may_be_drawn = seeds or plan.sampling.seed is None
     return may_be_drawn and not (plan.alone or plan.kwargs.keys() - _HANDLED)
+
+
+def _counts_right(loaded: Loaded) -> bool:
+    """Tell whether the tokens of a padded row stand where they do alone."""
+    # Most models are given positions.
+    is_known = loaded.model.config.model_type in _PADDED_WITHOUT_POSITIONS
+    return "position_ids" in loaded.takes or is_known
 
 
 def _multiplies_exactly() -> bool:

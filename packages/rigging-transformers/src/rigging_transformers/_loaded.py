@@ -28,6 +28,9 @@ _LEAD: Final = 8
 # Where weights stay that are brought to a GPU for each step.
 _OFFLOADED: Final = ("cpu", "disk")
 
+# What models call their cache: since transformers 5.24, before, and where there is no attention.
+_CACHES: Final = ("cache", "past_key_values", "cache_params")
+
 # What a configuration calls its context.
 _CONTEXT: Final = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 
@@ -120,9 +123,8 @@ class Loaded:
 
     @property
     def cache_name(self) -> str:
-        """By which name the model is given keys and values, if it takes any."""
-        # The first is that of transformers since 5.24.
-        return "cache" if "cache" in self.takes else "past_key_values"
+        """By which name the model is given its cache, if it takes any."""
+        return next((name for name in _CACHES if name in self.takes), _CACHES[0])
 
     def layout(self, template: str | None) -> Layout:
         """Return how conversations are laid out by a chat template; None is the model's own."""

@@ -44,6 +44,7 @@ class RollingBatch:
         # The last tokens and where they stand: on the device, where the next come from.
         self._input: tuple[torch.Tensor, torch.Tensor] | None = None
         self._cache_name = loaded.cache_name
+        self._takes_positions = "position_ids" in loaded.takes
         # Only the last token's logits are looked at; those of a long prompt fill gigabytes.
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in loaded.takes else {}
 
@@ -142,14 +143,10 @@ class RollingBatch:
         cache: Any,
     ) -> torch.Tensor:
         """Return the scores of each row's next token, shape ``(rows, vocabulary)``."""
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            **{self._cache_name: cache},
-            **self._options,
-        )
+        inputs = {"attention_mask": mask, self._cache_name: cache, **self._options}
+        if self._takes_positions:
+            inputs["position_ids"] = positions
+        output = self._model(input_ids=ids, use_cache=True, **inputs)
         scores: torch.Tensor = output.logits[:, -1].to(torch.float32, copy=True)
         return scores
 
