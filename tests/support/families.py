@@ -38,7 +38,7 @@ _SIZES: Final[Mapping[float, str]] = {
     "linear_num_value_heads moe_num_experts n_head n_heads n_layer n_layers n_routed_experts "
     "num_attention_heads num_experts num_heads num_hidden_layers num_layers num_local_experts "
     "swa_num_attention_heads",
-    8: "attention_head_dim attention_window_size d_head dim_head head_dim "
+    8: "attention_chunk_size attention_head_dim attention_window_size d_head dim_head head_dim "
     "hidden_size_per_layer_input index_head_dim index_topk indexer_budget indexer_head_dim "
     "kv_channels linear_head_dim linear_key_head_dim linear_value_head_dim mamba_d_head "
     "mamba_d_state mamba_head_dim mamba_n_heads mamba_num_heads qk_nope_head_dim "

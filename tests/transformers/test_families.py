@@ -33,7 +33,7 @@ CALLERS = [
 
 # Those of the models that people run most.
 MUST_ROLL = {
-    *("deepseek_v3", "gemma2", "gemma3", "gemma4", "gpt2", "gpt_oss", "granite", "llama"),
+    *("deepseek_v3", "gemma2", "gemma3", "gemma4", "gpt2", "gpt_oss", "granite", "llama", "llama4"),
     *("mistral", "mixtral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_5", "qwen3_moe"),
     *("bamba", "deepseek_v32", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba2"),
     *("nemotron_h", "qwen3_next", "smollm3", "zamba2"),
@@ -63,12 +63,12 @@ def test_a_batch_says_what_each_prompt_gets_alone(family: str, reference: Refere
     assert model_rolls(Loaded(*alone, family)) or family not in MUST_ROLL
 
 
-# With a window of 8 tokens in all layers, in some, and in none; with recurrent layers, beside
-# such with attention, in the same ones, and alone; with sparse attention; without positions.
+# With a window of 8 tokens in all layers, in some, and in none, or chunks; with recurrent layers,
+# beside such with attention, in the same ones, and alone; with sparse attention; without positions.
 @pytest.mark.parametrize(
     "family",
     [
-        *("mistral", "gemma3_text", "gpt_oss", "gemma4_text", "llama"),
+        *("mistral", "gemma3_text", "gpt_oss", "gemma4_text", "llama", "llama4_text"),
         *("qwen3_5_text", "granitemoehybrid", "lfm2_moe", "nemotron_h"),
         *("falcon_h1", "inkling_text", "zaya", "mamba", "mamba2"),
         *("deepseek_v32", *WITH_POSITIONS_IN_CACHE, "bloom", "mpt"),

@@ -92,6 +92,9 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
             [_Chosen(rows, before, len(ids[0]))]
         )
     watch = _Watch(rows, after_step) if alone else _Ends(rows, before, after_step)
+    if loaded.remembers:
+        # A short row makes it forget.
+        loaded.model(input_ids=torch.tensor([ids[0][-1:]], device=device), use_cache=False)
     if loaded.masks:
         kwargs["attention_mask"] = torch.tensor(mask, device=device)
     output = loaded.model.generate(

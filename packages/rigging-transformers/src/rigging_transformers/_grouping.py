@@ -46,20 +46,20 @@ def groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield group
 
 
-def within(context: int | None, rows: Sequence[Row]) -> list[Row]:
+def within(limit: int | None, rows: Sequence[Row]) -> list[Row]:
     """Return the first of rows, and of the others those that can be padded beside it.
 
-    Padded to the longest prompt and run to the end of the slowest, they must not leave the
-    model's context: ``generate`` goes on with a row that has ended.
+    Padded to the longest prompt and run to the end of the slowest, they must stay within a
+    limit: ``generate`` goes on with a row that has ended.
 
     Args:
-        context: In tokens; None if there is no limit.
+        limit: In tokens; None if there is none.
         rows: At least one.
     """
     found = list(rows[:1])
     for row in rows[1:]:
         together = [*found, row]
         columns = max(len(one.prompt) for one in together) + max(one.max_tokens for one in together)
-        if context is None or columns <= context:
+        if limit is None or columns <= limit:
             found = together
     return found

@@ -19,9 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rigging_transformers._loaded import Loaded
+    from rigging_transformers._row import Row
     from rigging_transformers._sampling import Plan
 
-__all__ = ["counts_width", "may_pad", "may_share", "model_rolls", "row_rolls", "seeds_roll"]
+__all__ = [
+    "counts_width",
+    "may_pad",
+    "may_share",
+    "model_rolls",
+    "row_rolls",
+    "seeds_roll",
+]
 
 # Of a generation config: read by `plan` and `Loaded`, or of no consequence here.
 _HANDLED: Final = frozenset(
@@ -83,9 +91,10 @@ _SPOILED_BY_PADDING: Final = ("deepseek_v4", "git", "recurrent_gemma", "reformer
 # Types of models (tested) that mix up the rows of a batch, even of equal lengths.
 _SPOILED_BY_NEIGHBOURS: Final = ("rwkv",)
 # Types of models (tested) that prepare their inputs themselves for the sake of images, or of
-# `_SHARED_ROPE`, and no more than others where there is neither; or to set what is set here.
+# rows beyond `Loaded.steady`, and no more than others where there is neither; or to set what
+# is set here.
 _PREPARE_LIKE_OTHERS: Final = (
-    *("gemma3", "gemma4", "gemma4_unified", "phi3", "phimoe"),
+    *("gemma3", "gemma4", "gemma4_unified", "phi3", "phi4_multimodal", "phimoe"),
     *("bamba", "falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h", "zamba", "zamba2"),
 )
 # Types of models (tested) that have places for images in their cache or mask, also where there
@@ -94,8 +103,6 @@ _KEEP_MORE: Final = (
     *("git", "minimax", "mllama_text_model", "recurrent_gemma"),
     *(() if HAS_POSITIONS else ("qwen4_exp", "qwen4_exp_text")),
 )
-# Frequencies that depend on the longest row of a batch, so on a row's neighbours.
-_SHARED_ROPE: Final = ("dynamic", "longrope")
 
 
 def model_rolls(loaded: Loaded) -> bool:
@@ -113,22 +120,18 @@ def model_rolls(loaded: Loaded) -> bool:
         and not config.is_encoder_decoder
         and is_plain
         and config.model_type not in _KEEP_MORE
-        and _rope_type(config) not in _SHARED_ROPE
-        and getattr(config.get_text_config(), "attention_chunk_size", None) is None
         and may_roll(DynamicCache(config=config).layers)
         and not any(_matters(name, value) for name, value in loaded.defaults.items())
     )
 
 
 def may_pad(loaded: Loaded) -> bool:
-    """Tell whether padding changes nothing, so that ``generate`` may take rows of any lengths."""
-    config = loaded.model.config
-    return (
-        loaded.masks
-        and _counts_right(loaded)
-        and config.model_type not in _SPOILED_BY_PADDING
-        and _rope_type(config) not in _SHARED_ROPE
-    )
+    """Tell whether padding changes nothing, so that ``generate`` may take rows of any lengths.
+
+    It does for rows that are longer than `Loaded.steady`.
+    """
+    is_spoiled = loaded.model.config.model_type in _SPOILED_BY_PADDING
+    return loaded.masks and _counts_right(loaded) and not is_spoiled
 
 
 def may_share(loaded: Loaded) -> bool:
@@ -155,15 +158,18 @@ def seeds_roll(loaded: Loaded) -> bool:
     return (is_single or model.dtype is torch.float64) and not is_packed
 
 
-def row_rolls(plan: Plan, *, seeds: bool) -> bool:
+def row_rolls(row: Row, *, seeds: bool, steady: int | None) -> bool:
     """Tell whether the rolling batch can run a row, on a model that it can run.
 
     Args:
-        plan: The row's.
+        row: Before its first token.
         seeds: Whether it may be a seeded one; see `seeds_roll`.
+        steady: How many tokens it may have in all; see `Loaded.steady`.
     """
+    plan = row.plan
     may_be_drawn = seeds or plan.sampling.seed is None
-    return may_be_drawn and not (plan.alone or plan.kwargs.keys() - _HANDLED)
+    is_steady = steady is None or row.most <= steady
+    return may_be_drawn and is_steady and not (plan.alone or plan.kwargs.keys() - _HANDLED)
 
 
 def _counts_right(loaded: Loaded) -> bool:
@@ -179,13 +185,6 @@ def _multiplies_exactly() -> bool:
     except RuntimeError:  # a lower one was set by the newer ``fp32_precision``
         return False
     return precision == "highest"
-
-
-def _rope_type(config: Any) -> str | None:
-    text = config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    kind = rope.get("rope_type") or rope.get("type")
-    return kind if isinstance(kind, str) else None
 
 
 def _matters(name: str, value: object) -> bool:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from rigging_transformers._prompts import Layout
+from rigging_transformers._rope import remembers, steady, stretched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +78,18 @@ class Loaded:
     @cached_property
     def context(self) -> int | None:
         """Tokens that prompt and answer may have together; None if there is no limit."""
-        config = self.model.config.get_text_config()
-        found = (getattr(config, name, None) for name in _CONTEXT)
-        return next((length for length in found if isinstance(length, int) and length > 0), None)
+        named, most = self._named_context, self.tokenizer.model_max_length
+        return None if named is None else stretched(self._text_config, named, most)
+
+    @cached_property
+    def steady(self) -> int | None:
+        """Tokens up to which a row does not care how long others are; None if there is no limit."""
+        return steady(self._text_config, self._named_context)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a row that is longer than that would change the next one."""
+        return remembers(self._text_config)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -151,6 +161,15 @@ class Loaded:
         text = self._decode([*lead, *tokens])
         # A character that the prompt ends in the middle of is decoded otherwise when whole.
         return text[len(before) :] if text.startswith(before) else self._decode(tokens)
+
+    @property
+    def _text_config(self) -> Any:
+        return self.model.config.get_text_config()
+
+    @property
+    def _named_context(self) -> int | None:
+        found = (getattr(self._text_config, name, None) for name in _CONTEXT)
+        return next((length for length in found if isinstance(length, int) and length > 0), None)
 
     def _embeds(self, id_: int | None) -> bool:
         return id_ is not None and 0 <= id_ < (self.vocabulary or sys.maxsize)

@@ -133,7 +133,7 @@ class DecodingLoop:
             row = self._prepared(self._waiting[0])
             if row is None:
                 self._waiting.popleft()
-            elif not (self._rolls and row_rolls(row.plan, seeds=self._seeds_roll)):
+            elif not self._may_roll(row):
                 self._waiting.popleft()
                 self._others.append(row)
             elif fits([*running, row.length]):
@@ -144,6 +144,9 @@ class DecodingLoop:
             else:
                 break
         self._joining.extend(groups(admitted, self._read))
+
+    def _may_roll(self, row: Row) -> bool:
+        return self._rolls and row_rolls(row, seeds=self._seeds_roll, steady=self._loaded.steady)
 
     def _prepared(self, ticket: Ticket) -> Row | None:
         """Return a request's row; None if it has been answered instead."""
@@ -240,7 +243,9 @@ class DecodingLoop:
         """Run those of the others that can share one call of ``generate`` with the first."""
         key = self._key(self._others[0])
         alike = [row for row in self._others if self._key(row) == key][: self._capacity.rows]
-        rows = within(self._loaded.context, alike)
+        # As it gets longer, a batch must not become another thing to its rows.
+        steady = self._loaded.steady if self._is_steady(alike[0]) else None
+        rows = within(steady or self._loaded.context, alike)
         chosen = set(map(id, rows))
         self._others = [row for row in self._others if id(row) not in chosen]
         self._generate(self._answers.claim(rows))
@@ -253,6 +258,10 @@ class DecodingLoop:
             self._generate([first])
             self._aside = [row for row in self._aside if row is not first]
 
+    def _is_steady(self, row: Row) -> bool:
+        steady = self._loaded.steady
+        return steady is None or row.most <= steady
+
     def _key(self, row: Row) -> Hashable:
         # A seeded row is a batch of its own, and its neighbours' rounding no concern of its.
         alone = (
@@ -261,7 +270,7 @@ class DecodingLoop:
             or row.plan.sampling.seed is not None
             or counts_width(row.plan, self._loaded.defaults)
         )
-        width = None if self._pads else len(row.prompt)
+        width = None if self._pads and self._is_steady(row) else len(row.prompt)
         return repr(sorted(row.plan.kwargs.items())), width, id(row) if alone else None
 
     def _generate(self, rows: list[Row], later: Sequence[Row] = ()) -> None:

@@ -69,6 +69,11 @@ class Row:
         """Tokens of prompt and answer so far."""
         return len(self.prompt) + len(self.tokens)
 
+    @property
+    def most(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return len(self.prompt) + self.max_tokens
+
     def add(self, token: int, now: float) -> None:
         """Take the next token, and find out whether it is the last."""
         if token == NO_TOKEN:
