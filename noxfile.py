@@ -236,7 +236,7 @@ def _install_suite(session: nox.Session, suite: str, *, tested: bool = True) -> 
     elif suite == "openai":
         _install(session, "core[cli]", "openai", groups=("test-openai",), constraints=pins)
     elif suite == "transformers":
-        extras = "transformers[adapters,gguf,quantization]"
+        extras = "transformers[adapters,gguf,mistral,quantization]"
         _install(session, "core[cli]", extras, groups=("test",), constraints=pins)
         _install_small_model(session)
     else:

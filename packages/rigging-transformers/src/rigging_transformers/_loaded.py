@@ -146,7 +146,9 @@ class Loaded:
 
     def special_id(self, text: str) -> int | None:
         """Return the special token that ``text`` spells, which no decoded text ever shows."""
-        id_: int | None = self.tokenizer.get_added_vocab().get(text)
+        # Mistral's own tokenizers tell all or nothing.
+        known = getattr(self.tokenizer, "get_added_vocab", self.tokenizer.get_vocab)
+        id_: int | None = known().get(text)
         return id_ if id_ in self.tokenizer.all_special_ids else None
 
     def continuation(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:

@@ -73,6 +73,8 @@ def read_template(given: str) -> str:
 class Layout:
     """The way conversations are laid out for a model: its chat template, or another one.
 
+    Some tokenizers, as Mistral's own, have no template and lay conversations out by code.
+
     Args:
         tokenizer: The model's.
         template: In Jinja; None for the tokenizer's own.
@@ -105,7 +107,12 @@ class Layout:
             BadRequestError: If there is no template, it is broken, or it refuses the
                 conversation.
         """
-        if not (self._template or self._tokenizer.chat_template):
+        if self._template and self._is_code:
+            raise BadRequestError(
+                f"the model's tokenizer ({type(self._tokenizer).__name__}) lays conversations out "
+                f"by itself and would ignore chat_template: leave it out"
+            )
+        if not (self._template or self._tokenizer.chat_template or self._is_code):
             raise BadRequestError(
                 "the model's tokenizer has no chat template, so it cannot lay out a conversation. "
                 "Give chat_template= (Jinja text, or a file that holds it), or use complete() "
@@ -131,10 +138,21 @@ class Layout:
     def takes_tools(self) -> bool:
         """Whether the template does anything with tools."""
         # One template, or several by name.
-        return "tools" in json.dumps(self._template or self._tokenizer.chat_template)
+        template = self._template or self._tokenizer.chat_template
+        return self._is_code or "tools" in json.dumps(template)
+
+    @cached_property
+    def _is_code(self) -> bool:
+        from transformers import PreTrainedTokenizerBase  # noqa: PLC0415 (a tokenizer is there)
+
+        usual = PreTrainedTokenizerBase.apply_chat_template
+        is_usual = getattr(type(self._tokenizer), "apply_chat_template", usual) is usual
+        return not (is_usual or self._tokenizer.chat_template)
 
     @cached_property
     def _takes_system(self) -> bool:
+        if self._is_code:
+            return True
         user = {"role": "user", "content": "Hi"}
         try:
             text = self._apply([{"role": "system", "content": _PROBE}, user], tokenize=False)
