@@ -25,6 +25,14 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "musicgen_melody": "makes audio",
 }
 
+#: Families that take images, too, and can do without; those that people run most.
+SEEING: Final = (
+    *("aya_vision", "exaone4_5", "glm4v", "idefics3", "internvl", "kimi_k25"),
+    *("kosmos-2.5", "lfm2_vl", "llava", "llava_next", "llava_onevision", "minicpmv4_6"),
+    *("mistral3", "ovis2", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"),
+    *("smolvlm",),
+)
+
 # What configurations call their sizes, by how large they are here. The windows are shorter
 # than some prompts, because that is where padding and neighbours could matter.
 _SIZES: Final[Mapping[float, str]] = {
@@ -55,6 +63,17 @@ _SIZES: Final[Mapping[float, str]] = {
 }
 _SMALL: Final = {name: size for size, names in _SIZES.items() for name in names.split()}
 
+# Of positions in time and space; their frequencies are parted.
+_IN_SPACE: Final = {
+    "text_config": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [2, 1, 1],
+        }
+    }
+}
+
 _TWO_KINDS: Final = ["linear_attention", "full_attention"] * 2
 
 # What else is to be set, where sizes have to fit each other.
@@ -84,6 +103,7 @@ _SPECIAL: Final[Mapping[str, Mapping[str, Any]]] = {
         "activation_sparsity_pattern": [0.0] * 10,
         "laurel_rank": 8,
     },
+    "glm4v": _IN_SPACE,
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
@@ -91,6 +111,8 @@ _SPECIAL: Final[Mapping[str, Mapping[str, Any]]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"zero_expert_num": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2},
+    "qwen2_5_vl": _IN_SPACE,
+    "qwen2_vl": _IN_SPACE,
     "qwen3_next": {"layer_types": _TWO_KINDS},
     "reformer": {
         "axial_pos_embds": False,
@@ -105,10 +127,10 @@ _SPECIAL: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def families() -> list[str]:
-    """Return the names of all families, as transformers calls them, but those left out."""
+    """Return the names of families as transformers calls them: all but those left out."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return [name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in LEFT_OUT]
+    return [*(name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in LEFT_OUT), *SEEING]
 
 
 def make_small(family: str, tokenizer: Any) -> Any:
@@ -117,9 +139,11 @@ def make_small(family: str, tokenizer: Any) -> Any:
     import transformers
 
     config = _small_config(family, tokenizer)
+    sees = family in SEEING
+    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config).eval()
+        model = kind.from_config(config).eval()
         # Some draw their weights as narrow as ever.
         for weight in model.parameters():
             if weight.dim() == 2 and 0 < weight.std() < 0.1:
@@ -149,7 +173,9 @@ def _small_config(family: str, tokenizer: Any) -> Any:
     for name, part in parts.items():
         if part is not None:
             changes[name] = {**_known(small, part), "model_type": part.model_type}
-    return own(**{**changes, **_SPECIAL.get(family, {})})
+    for name, special in _SPECIAL.get(family, {}).items():
+        changes[name] = {**changes[name], **special} if name in parts else special
+    return own(**changes)
 
 
 def _known(small: Mapping[str, Any], like: Any) -> dict[str, Any]:

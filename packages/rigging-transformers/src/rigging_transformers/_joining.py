@@ -87,7 +87,9 @@ _BY_WIDTH: Final = (
 # Types of models (tested) without positions, or that find them in the mask.
 _PADDED_WITHOUT_POSITIONS: Final = ("bloom", "falcon_mamba", "mamba", "mamba2", "mpt")
 # Types of models (tested) that take padding for tokens.
-_SPOILED_BY_PADDING: Final = ("deepseek_v4", "git", "recurrent_gemma", "reformer")
+_SPOILED_BY_PADDING: Final = (
+    *("deepseek_v4", "git", "kosmos-2.5", "paligemma", "recurrent_gemma", "reformer"),
+)
 # Types of models (tested) that mix up the rows of a batch, even of equal lengths.
 _SPOILED_BY_NEIGHBOURS: Final = ("rwkv",)
 # Types of models (tested) that prepare their inputs themselves for the sake of images, or of
@@ -95,6 +97,7 @@ _SPOILED_BY_NEIGHBOURS: Final = ("rwkv",)
 # is set here.
 _PREPARE_LIKE_OTHERS: Final = (
     *("gemma3", "gemma4", "gemma4_unified", "phi3", "phi4_multimodal", "phimoe"),
+    *("exaone4_5", "hyperclovax_vision_v2", "minicpmv4_6", "minicpmv4_7"),
     *("bamba", "falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h", "zamba", "zamba2"),
 )
 # Types of models (tested) that have places for images in their cache or mask, also where there

@@ -51,6 +51,8 @@ _log: Final = logging.getLogger(__name__)
 # Of `model_kwargs`: what the hub is asked by, and what the tokenizer is loaded with, too.
 _HUB: Final = ("cache_dir", "force_download", "local_files_only", "proxies")
 _SHARED: Final = (*_HUB, "code_revision", "subfolder")
+# What a file is looked up by.
+_OF_FILES: Final = (*_HUB, "revision", "subfolder", "token")
 
 # A class somewhere behind transformers' OSError (the hub's, by name, since its package is
 # transformers' dependency and not ours) -> what it means. The first that fits counts.
@@ -87,6 +89,8 @@ _UNCONVERTED: Final = "automatic conversion of the weights"
 # Of the warnings of 8-bit layers in bitsandbytes, and those that have been given.
 _CASTS: Final = "MatMul8bitLt: inputs will be cast"
 _told: Final[set[str]] = set()
+# What it says where a model is no model of some kind.
+_OTHER_KIND: Final = "Unrecognized configuration class"
 _INSTALL: Final = re.compile(r"pip install ([\w.-]+)")
 _GPU: Final = re.compile(r"(cuda|mps|npu|xpu)(:\d+)?|\d+")
 
@@ -103,6 +107,8 @@ def load(spec: LoadSpec, source: Source) -> Loaded:
         tokenizer = _load_tokenizer(spec, source)
         with weights_apart():
             model = _load_model(spec, source)
+        if tokenizer.chat_template is None and _sees(model):
+            tokenizer.chat_template = _processor_template(spec, source)
     except Exception as error:
         _log.debug("%s does not load", spec.model, exc_info=error)
         # What was loaded so far hangs on them.
@@ -156,12 +162,25 @@ def _load_tokenizer(spec: LoadSpec, source: Source) -> Any:
         ) from error
 
 
+def _sees(model: Any) -> bool:
+    return type(model.config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def _processor_template(spec: LoadSpec, source: Source) -> str | None:
+    """Return the chat template from where older models with images keep it."""
+    hub = {name: value for name, value in _shared(spec, source).items() if name in _OF_FILES}
+    try:
+        path = transformers.utils.cached_file(source.name, "chat_template.json", **hub)
+    except OSError:
+        return None
+    template = json.loads(Path(path).read_text(encoding="utf-8")).get("chat_template")
+    return template if isinstance(template, str) else None
+
+
 def _load_model(spec: LoadSpec, source: Source) -> Any:
     failures = count_failures()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            source.name, **_shared(spec, source), **_model_options(spec, source)
-        )
+        model = _load_weights(spec, source)
     except RuntimeError as error:
         if _UNCONVERTED in str(error) and count_failures() > failures:
             raise torch.OutOfMemoryError(str(error)) from error
@@ -171,6 +190,32 @@ def _load_model(spec: LoadSpec, source: Source) -> Any:
             _add_adapter(model, source.adapter, spec)
         except (ImportError, OSError) as error:
             raise _explain(error, spec, f"the adapter {source.adapter!r}") from error
+    return model
+
+
+def _load_weights(spec: LoadSpec, source: Source) -> Any:
+    """Load a model that continues text, or one that sees, too."""
+
+    def load_as(kind: Any) -> Any:
+        options = _shared(spec, source) | _model_options(spec, source)
+        return kind.from_pretrained(source.name, **options)
+
+    try:
+        return load_as(transformers.AutoModelForCausalLM)
+    except ValueError as error:
+        if _OTHER_KIND not in str(error):
+            raise
+        try:
+            model = load_as(transformers.AutoModelForImageTextToText)
+        except ValueError as other:
+            raise (error if _OTHER_KIND in str(other) else other) from None
+    if model.config.is_encoder_decoder:
+        raise BadRequestError(
+            f"a {model.config.model_type} model has an encoder for what it reads and a decoder for "
+            f"what it writes: it does not continue a text",
+            provider=PROVIDER,
+            model=spec.model,
+        )
     return model
 
 

@@ -150,6 +150,20 @@ class Layout:
         return not (is_usual or self._tokenizer.chat_template)
 
     @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether it shows text as a part only, beside images that there could be."""
+        if self._is_code:
+            return False
+        return not self._shows(_PROBE) and self._shows(_parts(_PROBE))
+
+    def _shows(self, content: object) -> bool:
+        try:
+            text = self._lay_out([{"role": "user", "content": content}], tokenize=False)
+        except Exception:  # noqa: BLE001 (see `encode`)
+            return False
+        return _PROBE in text
+
+    @cached_property
     def _takes_system(self) -> bool:
         if self._is_code:
             return True
@@ -157,7 +171,7 @@ class Layout:
         try:
             text = self._apply([{"role": "system", "content": _PROBE}, user], tokenize=False)
         except Exception as error:  # noqa: BLE001 (see `encode`)
-            if not self._lays_out(user):
+            if not self._takes(user):
                 # It is not the system message: what is wrong, the conversation itself shows.
                 return True
             does = f"refuses system messages ({error})"
@@ -168,7 +182,7 @@ class Layout:
         _log.info("%s %s: they go in front of what the user says next", self._name, does)
         return False
 
-    def _lays_out(self, message: dict[str, Any]) -> bool:
+    def _takes(self, message: dict[str, Any]) -> bool:
         try:
             self._apply([message], tokenize=False)
         except Exception:  # noqa: BLE001 (see `encode`)
@@ -176,6 +190,11 @@ class Layout:
         return True
 
     def _apply(self, messages: list[dict[str, Any]], **options: Any) -> Any:
+        if self._takes_parts:
+            messages = [{**each, "content": _parts(each["content"])} for each in messages]
+        return self._lay_out(messages, **options)
+
+    def _lay_out(self, messages: list[dict[str, Any]], **options: Any) -> Any:
         return self._tokenizer.apply_chat_template(
             messages, chat_template=self._template, add_generation_prompt=True, **options
         )
@@ -199,6 +218,10 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
             "give it something to continue"
         )
     return ids
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
 
 
 def _without_system(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
