@@ -29,6 +29,7 @@ REFUSING = (
     "{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 )
 DROPPING = "{% for m in messages if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+THINKING = PLAIN + "{% if enable_thinking is not defined or enable_thinking %}[think]{% endif %}"
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
 
 
@@ -271,3 +272,62 @@ def test_whether_tools_are_taken_is_the_given_templates_affair(reference: Refere
     generator.chat_template = PLAIN
     with pytest.warns(UnsupportedParameterWarning, match="cannot honour 'tools'"):
         asyncio.run(generator.generate_messages([[USER]], [params]))
+
+
+# -- Variables of templates --------------------------------------------------------------
+
+
+def _with(variables: object) -> GenerateParams:
+    return GenerateParams(max_tokens=2, temperature=0, extra={"chat_template_kwargs": variables})
+
+
+def test_extra_sets_variables_of_the_template(reference: Reference) -> None:
+    generator = TransformersGenerator.from_obj(
+        reference.model, reference.tokenizer, chat_template=THINKING
+    )
+    params = [
+        SHORT,
+        _with({"enable_thinking": False}),
+        _with({"enable_thinking": True, "unknown": [1]}),
+        _with(None),
+    ]
+
+    results = asyncio.run(generator.generate_messages([[USER]] * 4, params))
+
+    long, short = (
+        len(reference.tokenizer(text)["input_ids"]) for text in ("[user]Hi[think]", "[user]Hi")
+    )
+    assert list(map(input_tokens, results)) == [long, short, long, long]
+
+
+def test_variables_in_an_identifier_mean_nothing_to_texts(tiny_model: Path) -> None:
+    options = 'extra.chat_template_kwargs={"enable_thinking":false},max_tokens=2'
+    generator = rg.get_generator(f"transformers!{tiny_model},{options}")
+    assert generator.params.extra == {"chat_template_kwargs": {"enable_thinking": False}}
+
+    completion = generator.complete("One").run_sync()
+
+    assert completion.usage is not None
+    assert completion.usage.output_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("enable_thinking", r'such as \{"enable_thinking": false\}; got str'),
+        ({"tools": []}, "cannot set 'tools': it is no variable"),
+        ({"tokenize": False}, "cannot set 'tokenize'"),
+        ({1: 2}, "cannot set 1"),
+    ],
+    ids=str,
+)
+def test_what_is_no_variable_fails_its_own_request(
+    borrowing: TransformersGenerator, given: object, reason: str
+) -> None:
+    params = [SHORT, _with(given)]
+
+    fine, wrong = asyncio.run(borrowing.generate_messages([[USER]] * 2, params))
+
+    assert isinstance(fine, GeneratedMessage)
+    with pytest.raises(BadRequestError, match=f"extra.chat_template_kwargs .*{reason}"):
+        raise wrong

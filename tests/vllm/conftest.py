@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from rigging import GenerateParams
+from rigging import GenerateParams, Message
+from rigging.error import BadRequestError
 from rigging_vllm import VLLMGenerator
 from tests.support.gpu import pytest_runtest_setup, pytest_terminal_summary
 from tests.support.lora_adapter import make_lora_adapter
@@ -75,6 +76,32 @@ def llm(tiny_model: Path) -> Any:
     import vllm
 
     return vllm.LLM(str(tiny_model), **SMALL)
+
+
+def assert_variables_are_set(generator: VLLMGenerator) -> None:
+    """Check requests to a model whose template writes "think" unless `enable_thinking` is false."""
+    variables: list[Any] = [
+        None,
+        {"enable_thinking": False},
+        {"enable_thinking": True},
+        {"tools": 1},
+    ]
+    params = [
+        GenerateParams(temperature=0, max_tokens=2, extra={"chat_template_kwargs": each})
+        for each in (*variables, "thinking")
+    ]
+    user = [Message("user", "Hi")]
+
+    usual, without, thinking, *wrong = asyncio.run(
+        generator.generate_messages([user] * len(params), params)
+    )
+    (text,) = asyncio.run(generator.generate_texts(["Hi"], [params[1]]))
+
+    tokens = [result.usage.input_tokens for result in (usual, without, thinking)]
+    assert tokens[0] == tokens[2] > tokens[1]
+    assert text.usage.output_tokens == 2
+    assert ["extra.chat_template_kwargs" in str(error) for error in wrong] == [True, True]
+    assert all(isinstance(error, BadRequestError) for error in wrong)
 
 
 def engine_processes() -> list[multiprocessing.process.BaseProcess]:

@@ -16,7 +16,7 @@ from rigging.error import UnsupportedParameterWarning
 from rigging_vllm import VLLMGenerator, _batch
 from rigging_vllm._batch import Batch
 from tests.support.tiny_model import CHAT_TEMPLATE
-from tests.vllm.conftest import MAX_MODEL_LEN, SMALL, in_forked_child
+from tests.vllm.conftest import MAX_MODEL_LEN, SMALL, assert_variables_are_set, in_forked_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +113,16 @@ def test_a_failure_is_one_requests_own(mine: VLLMGenerator) -> None:
 def test_tools_that_go_nowhere_are_named(mine: VLLMGenerator) -> None:
     with pytest.warns(UnsupportedParameterWarning, match="'tools'"):
         asyncio.run(mine.chat("Hi").with_(GREEDY).with_(tools=[TOOL]).run())
+
+
+def test_extra_sets_variables_of_the_chat_template(
+    mine: VLLMGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = mine._engine._llm  # type: ignore[attr-defined]
+    template = "{% if enable_thinking | default(true) %}think{% endif %}" + CHAT_TEMPLATE
+    monkeypatch.setattr(llm.get_tokenizer(), "chat_template", template)
+
+    assert_variables_are_set(mine)
 
 
 def test_tools_and_parts_go_through_the_chat_template(

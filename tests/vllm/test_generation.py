@@ -13,7 +13,8 @@ import pytest
 
 import rigging as rg
 from rigging.error import UnsupportedParameterWarning
-from tests.vllm.conftest import MAX_MODEL_LEN
+from tests.support.tiny_model import CHAT_TEMPLATE
+from tests.vllm.conftest import MAX_MODEL_LEN, assert_variables_are_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,16 @@ def test_a_conversation_goes_through_the_chat_template(generator: VLLMGenerator)
     assert chat.last.content == text.text
     assert chat.usage is not None
     assert chat.usage.input_tokens == text.usage.input_tokens
+
+
+def test_extra_sets_variables_of_the_chat_template(
+    generator: VLLMGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = generator.load()._engine._worker._llm  # type: ignore[attr-defined]
+    template = "{% if enable_thinking | default(true) %}think{% endif %}" + CHAT_TEMPLATE
+    monkeypatch.setattr(llm.tokenizer, "chat_template", template)
+
+    assert_variables_are_set(generator)
 
 
 def test_a_completion_continues_its_prompt(generator: VLLMGenerator) -> None:

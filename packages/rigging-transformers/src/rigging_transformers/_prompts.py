@@ -12,11 +12,34 @@ from rigging import TextPart
 from rigging.error import BadRequestError, InvalidMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rigging import Message
 
-__all__ = ["Layout", "check_conversation", "encode_text", "read_template"]
+__all__ = ["VARIABLES", "Layout", "check_conversation", "encode_text", "read_template", "variables"]
+
+#: The entry of ``extra`` with variables for chat templates, as servers of vLLM and others call it.
+VARIABLES: Final = "chat_template_kwargs"
+
+# Arguments of `apply_chat_template` that are no variables.
+_ARGUMENTS: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
 
 _log: Final = logging.getLogger(__name__)
 
@@ -70,6 +93,30 @@ def read_template(given: str) -> str:
         ) from error
 
 
+def variables(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables of the chat template that ``extra`` sets.
+
+    Raises:
+        BadRequestError: If they are no mapping, or one cannot be set.
+
+    Example:
+        >>> variables({"chat_template_kwargs": {"enable_thinking": False}})
+        {'enable_thinking': False}
+    """
+    given = extra.get(VARIABLES)
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise BadRequestError(
+            f"extra.{VARIABLES} names variables of the chat template and their values, such as "
+            f'{{"enable_thinking": false}}; got {type(given).__name__}'
+        )
+    for name in given:
+        if name in _ARGUMENTS or not isinstance(name, str):
+            raise BadRequestError(f"extra.{VARIABLES} cannot set {name!r}: it is no variable")
+    return dict(given)
+
+
 class Layout:
     """The way conversations are laid out for a model: its chat template, or another one.
 
@@ -89,7 +136,10 @@ class Layout:
         self._name = "the model's chat template" if template is None else "chat_template"
 
     def encode(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] | None,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Lay a conversation out, up to where the answer begins.
 
@@ -99,6 +149,7 @@ class Layout:
         Args:
             messages: At least one, text only.
             tools: In OpenAI's format, for templates that take them.
+            variables: Others of the template's; see `variables`.
 
         Returns:
             Token ids, shape ``(length,)``.
@@ -122,7 +173,8 @@ class Layout:
         try:
             if any(m["role"] == "system" for m in laid_out) and not self._takes_system:
                 laid_out = _without_system(laid_out)
-            encoded = self._apply(laid_out, tools=list(tools) if tools else None, return_dict=True)
+            options = {"tools": list(tools) if tools else None, "return_dict": True}
+            encoded = self._apply(laid_out, **options, **(variables or {}))
         # A template is a program of the model's authors: it may raise anything.
         except Exception as error:
             # By name, since Jinja is transformers' dependency and not ours.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rigging.error import BadRequestError
+from rigging_transformers._prompts import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -149,7 +150,8 @@ def plan(
         BadRequestError: If ``extra`` holds a name that ``generate`` does not know, or
             one that is ours to set.
     """
-    extra = {name: value for name, value in params.extra.items() if value is not None}
+    given = params.extra.items()
+    extra = {name: value for name, value in given if value is not None and name != VARIABLES}
     _check_names(extra, known)
     settings = {**defaults, **extra, **_given(params)}
     sampled = _is_sampled(params, settings, extra)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rigging.error import BadRequestError
 from rigging_vllm._lora import LORA
+from rigging_vllm._prompts import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -126,7 +127,7 @@ def sampling_kwargs(
     if params.stop is not None:
         kwargs["stop"] = [stop for stop in params.stop if stop]  # vLLM refuses empty ones
     for name, value in params.extra.items():
-        if name == LORA:
+        if name in {LORA, VARIABLES}:
             continue
         if name in _RESERVED:
             raise BadRequestError(f"extra.{name} cannot be set: {_RESERVED[name]}")
