@@ -15,6 +15,7 @@ from rigging import GeneratedText, GenerateParams
 from rigging.error import ProviderServerError
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._rolling import RollingBatch
+from tests.support.families import make_small
 from tests.support.strict_device import DEVICE, StrictDevice, move, random_numbers
 
 if TYPE_CHECKING:
@@ -85,6 +86,28 @@ def test_a_batch_says_on_a_device_what_it_says_on_the_cpu(
         said = say(generator, params)
 
     assert said == say(borrowing, params)
+
+
+# With layers of each kind.
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("bloom", "deepseek_v32", "falcon_h1", "gemma3_text", "llama4_text", "mamba2"),
+        *("bamba", "mistral", "qwen2_5_vl", "qwen3_5_text", "qwen4_exp_text"),
+    ],
+)
+def test_models_of_all_kinds_say_there_what_they_say_on_the_cpu(
+    reference: Reference, family: str
+) -> None:
+    alone = type(reference)(make_small(family, reference.tokenizer), reference.tokenizer)
+    # Off the CPU, experts are usually told apart by an operation that the CPU below does not have.
+    alone.model.config.get_text_config()._experts_implementation = "batched_mm"
+    params = [GenerateParams(max_tokens=4 + 3 * n, temperature=0) for n in range(len(PROMPTS))]
+
+    with on_device(alone) as generator:
+        said = say(generator, params)
+
+    assert said == say(TransformersGenerator.from_obj(*alone), params)
 
 
 def test_what_is_left_on_the_cpu_is_refused(

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rigging_transformers._loaded import Loaded
-    from rigging_transformers._row import Row
     from rigging_transformers._sampling import Plan
 
 __all__ = [
@@ -161,18 +160,17 @@ def seeds_roll(loaded: Loaded) -> bool:
     return (is_single or model.dtype is torch.float64) and not is_packed
 
 
-def row_rolls(row: Row, *, seeds: bool, steady: int | None) -> bool:
+def row_rolls(plan: Plan, *, seeds: bool) -> bool:
     """Tell whether the rolling batch can run a row, on a model that it can run.
 
+    It cannot if the row may become longer than `Loaded.steady`.
+
     Args:
-        row: Before its first token.
+        plan: The row's.
         seeds: Whether it may be a seeded one; see `seeds_roll`.
-        steady: How many tokens it may have in all; see `Loaded.steady`.
     """
-    plan = row.plan
     may_be_drawn = seeds or plan.sampling.seed is None
-    is_steady = steady is None or row.most <= steady
-    return may_be_drawn and is_steady and not (plan.alone or plan.kwargs.keys() - _HANDLED)
+    return may_be_drawn and not (plan.alone or plan.kwargs.keys() - _HANDLED)
 
 
 def _counts_right(loaded: Loaded) -> bool:

@@ -185,6 +185,13 @@ def _load_model(spec: LoadSpec, source: Source) -> Any:
         if _UNCONVERTED in str(error) and count_failures() > failures:
             raise torch.OutOfMemoryError(str(error)) from error
         raise
+    if model.config.is_encoder_decoder:
+        raise BadRequestError(
+            f"a {model.config.model_type} model has an encoder for what it reads and a decoder for "
+            f"what it writes: it does not continue a text",
+            provider=PROVIDER,
+            model=spec.model,
+        )
     if source.adapter is not None:
         try:
             _add_adapter(model, source.adapter, spec)
@@ -206,17 +213,9 @@ def _load_weights(spec: LoadSpec, source: Source) -> Any:
         if _OTHER_KIND not in str(error):
             raise
         try:
-            model = load_as(transformers.AutoModelForImageTextToText)
+            return load_as(transformers.AutoModelForImageTextToText)
         except ValueError as other:
             raise (error if _OTHER_KIND in str(other) else other) from None
-    if model.config.is_encoder_decoder:
-        raise BadRequestError(
-            f"a {model.config.model_type} model has an encoder for what it reads and a decoder for "
-            f"what it writes: it does not continue a text",
-            provider=PROVIDER,
-            model=spec.model,
-        )
-    return model
 
 
 def _add_adapter(model: Any, adapter: str, spec: LoadSpec) -> None:

@@ -145,8 +145,13 @@ class DecodingLoop:
                 break
         self._joining.extend(groups(admitted, self._read))
 
+    def _is_steady(self, row: Row) -> bool:
+        steady = self._loaded.steady
+        return steady is None or row.most <= steady
+
     def _may_roll(self, row: Row) -> bool:
-        return self._rolls and row_rolls(row, seeds=self._seeds_roll, steady=self._loaded.steady)
+        is_plain = self._rolls and row_rolls(row.plan, seeds=self._seeds_roll)
+        return is_plain and self._is_steady(row)
 
     def _prepared(self, ticket: Ticket) -> Row | None:
         """Return a request's row; None if it has been answered instead."""
@@ -257,10 +262,6 @@ class DecodingLoop:
             first = self._aside[0]
             self._generate([first])
             self._aside = [row for row in self._aside if row is not first]
-
-    def _is_steady(self, row: Row) -> bool:
-        steady = self._loaded.steady
-        return steady is None or row.most <= steady
 
     def _key(self, row: Row) -> Hashable:
         # A seeded row is a batch of its own, and its neighbours' rounding no concern of its.

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
     from rigging import Message
 
-__all__ = ["VARIABLES", "Layout", "check_conversation", "encode_text", "read_template", "variables"]
+__all__ = [
+    "VARIABLES",
+    "Layout",
+    "check_conversation",
+    "encode_text",
+    "read_template",
+    "template_variables",
+]
 
 #: The entry of ``extra`` with variables for chat templates, as servers of vLLM and others call it.
 VARIABLES: Final = "chat_template_kwargs"
@@ -93,14 +100,14 @@ def read_template(given: str) -> str:
         ) from error
 
 
-def variables(extra: Mapping[str, Any]) -> dict[str, Any]:
+def template_variables(extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of the chat template that ``extra`` sets.
 
     Raises:
         BadRequestError: If they are no mapping, or one cannot be set.
 
     Example:
-        >>> variables({"chat_template_kwargs": {"enable_thinking": False}})
+        >>> template_variables({"chat_template_kwargs": {"enable_thinking": False}})
         {'enable_thinking': False}
     """
     given = extra.get(VARIABLES)
@@ -149,7 +156,7 @@ class Layout:
         Args:
             messages: At least one, text only.
             tools: In OpenAI's format, for templates that take them.
-            variables: Others of the template's; see `variables`.
+            variables: Others of the template's; see `template_variables`.
 
         Returns:
             Token ids, shape ``(length,)``.
@@ -158,12 +165,12 @@ class Layout:
             BadRequestError: If there is no template, it is broken, or it refuses the
                 conversation.
         """
-        if self._template and self._is_code:
+        if self._template and self._lays_out_itself:
             raise BadRequestError(
                 f"the model's tokenizer ({type(self._tokenizer).__name__}) lays conversations out "
                 f"by itself and would ignore chat_template: leave it out"
             )
-        if not (self._template or self._tokenizer.chat_template or self._is_code):
+        if not (self._template or self._tokenizer.chat_template or self._lays_out_itself):
             raise BadRequestError(
                 "the model's tokenizer has no chat template, so it cannot lay out a conversation. "
                 "Give chat_template= (Jinja text, or a file that holds it), or use complete() "
@@ -191,10 +198,10 @@ class Layout:
         """Whether the template does anything with tools."""
         # One template, or several by name.
         template = self._template or self._tokenizer.chat_template
-        return self._is_code or "tools" in json.dumps(template)
+        return self._lays_out_itself or "tools" in json.dumps(template)
 
     @cached_property
-    def _is_code(self) -> bool:
+    def _lays_out_itself(self) -> bool:
         from transformers import PreTrainedTokenizerBase  # noqa: PLC0415 (a tokenizer is there)
 
         usual = PreTrainedTokenizerBase.apply_chat_template
@@ -204,7 +211,7 @@ class Layout:
     @cached_property
     def _takes_parts(self) -> bool:
         """Whether it shows text as a part only, beside images that there could be."""
-        if self._is_code:
+        if self._lays_out_itself:
             return False
         return not self._shows(_PROBE) and self._shows(_parts(_PROBE))
 
@@ -217,7 +224,7 @@ class Layout:
 
     @cached_property
     def _takes_system(self) -> bool:
-        if self._is_code:
+        if self._lays_out_itself:
             return True
         user = {"role": "user", "content": "Hi"}
         try:

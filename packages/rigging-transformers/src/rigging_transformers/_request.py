@@ -19,7 +19,7 @@ from rigging.error import (
 )
 from rigging_transformers._frames import drop_frames
 from rigging_transformers._loaded import as_ids
-from rigging_transformers._prompts import encode_text, variables
+from rigging_transformers._prompts import encode_text, template_variables
 from rigging_transformers._row import Row
 from rigging_transformers._sampling import plan
 from rigging_transformers._source import PROVIDER
@@ -179,7 +179,9 @@ def _encode(loaded: Loaded, request: Request) -> list[int]:
     if isinstance(request.prompt, str):
         return encode_text(loaded.tokenizer, request.prompt)
     layout = loaded.layout(request.chat_template)
-    return layout.encode(request.prompt, request.params.tools, variables(request.params.extra))
+    return layout.encode(
+        request.prompt, request.params.tools, template_variables(request.params.extra)
+    )
 
 
 def _check_embedded(loaded: Loaded, prompt: Sequence[int]) -> None:

@@ -49,11 +49,12 @@ def steady(config: Any, context: int | None) -> int | None:
     Returns:
         Tokens of prompt and answer; None if there is no limit.
     """
-    limits = (
-        (rope.get(_ORIGINAL) or getattr(config, _ORIGINAL, None) if kind == "longrope" else context)
-        for kind, rope in _shifting(config)
-    )
-    return min((limit or 0 for limit in limits), default=None)
+    limits = []
+    for kind, rope in _shifting(config):
+        # Older configurations have it outside.
+        original = rope.get(_ORIGINAL) or getattr(config, _ORIGINAL, None)
+        limits.append((context if kind == "dynamic" else original) or 0)
+    return min(limits, default=None)
 
 
 def remembers(config: Any) -> bool:

@@ -15,7 +15,7 @@ from rigging.error import ProviderServerError
 from rigging_vllm._ending import ended
 from rigging_vllm._errors import placed, request_error
 from rigging_vllm._lora import lora_request, not_loaded
-from rigging_vllm._prompts import ignored, openai_messages, shows_tools, variables
+from rigging_vllm._prompts import ignored, openai_messages, shows_tools, template_variables
 from rigging_vllm._request import Answer
 from rigging_vllm._responder import failure_of
 from rigging_vllm._results import text_of
@@ -103,7 +103,7 @@ class Batch:
                 use_tqdm=False,
                 lora_request=lora,
                 tools=request.params.tools or None,
-                chat_template_kwargs=variables(request.params.extra),
+                chat_template_kwargs=template_variables(request.params.extra),
             )
         return ids[0]
 

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from rigging.message import Message
     from rigging_vllm._request import Request
 
-__all__ = ["VARIABLES", "Prompts", "ignored", "openai_messages", "shows_tools", "variables"]
+__all__ = [
+    "VARIABLES",
+    "Prompts",
+    "ignored",
+    "openai_messages",
+    "shows_tools",
+    "template_variables",
+]
 
 #: The entry of ``extra`` with variables for chat templates, as vLLM's server calls it.
 VARIABLES: Final = "chat_template_kwargs"
@@ -69,7 +76,7 @@ class Prompts:
         tools = {"tools": request.params.tools} if request.params.tools else {}
         params = self._chat_params(
             chat_template_kwargs={
-                **variables(request.params.extra),
+                **template_variables(request.params.extra),
                 "add_generation_prompt": True,
                 "continue_final_message": False,
                 "tokenize": self._tokenizes,
@@ -96,14 +103,14 @@ def openai_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     return [message.to_openai() for message in messages]
 
 
-def variables(extra: Mapping[str, Any]) -> dict[str, Any]:
+def template_variables(extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of the chat template that ``extra`` sets.
 
     Raises:
         BadRequestError: If they are no mapping, or one cannot be set.
 
     Example:
-        >>> variables({"chat_template_kwargs": {"enable_thinking": False}})
+        >>> template_variables({"chat_template_kwargs": {"enable_thinking": False}})
         {'enable_thinking': False}
     """
     given = extra.get(VARIABLES)
