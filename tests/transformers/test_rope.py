@@ -125,6 +125,23 @@ def test_rows_that_stay_below_the_edge_come_and_go(
     assert together == [greedy(Reference(maker(tokenizer), tokenizer), *row) for row in rows]
 
 
+@pytest.mark.parametrize("maker", [_longrope, _phi3])
+def test_rows_that_begin_beyond_the_edge_share_their_steps(
+    reference: Reference, maker: Callable[[Any], Any]
+) -> None:
+    tokenizer, steps = _unbounded(reference), Steps()
+    model = maker(tokenizer)
+    # One passes the edge on its way, and runs by itself.
+    prompts, limits = [LONG * 2, LONG, LONG + " one and two", "one " + LONG * 3], [16, 9, 12, 14]
+
+    with model.register_forward_hook(steps):
+        together = _ask(model, tokenizer, prompts, limits)
+
+    assert steps.count <= 16 + 9
+    alone = [Reference(maker(tokenizer), tokenizer) for _ in prompts]
+    assert together == [greedy(*each) for each in zip(alone, prompts, limits, strict=True)]
+
+
 @pytest.mark.parametrize("shorter", [EDGE, EDGE + 4])
 def test_a_long_row_leaves_nothing_to_the_next(reference: Reference, shorter: int) -> None:
     tokenizer = _unbounded(reference)

@@ -149,6 +149,11 @@ class DecodingLoop:
         steady = self._loaded.steady
         return steady is None or row.most <= steady
 
+    def _is_beyond(self, row: Row) -> bool:
+        """Tell whether a row is beyond what is steady from its beginning, and steady there."""
+        steady = self._loaded.steady
+        return steady is not None and len(row.prompt) > steady and not self._loaded.remembers
+
     def _may_roll(self, row: Row) -> bool:
         is_plain = self._rolls and row_rolls(row.plan, seeds=self._seeds_roll)
         return is_plain and self._is_steady(row)
@@ -271,8 +276,10 @@ class DecodingLoop:
             or row.plan.sampling.seed is not None
             or counts_width(row.plan, self._loaded.defaults)
         )
-        width = None if self._pads and self._is_steady(row) else len(row.prompt)
-        return repr(sorted(row.plan.kwargs.items())), width, id(row) if alone else None
+        pads = self._pads and (self._is_steady(row) or self._is_beyond(row))
+        length = None if pads else len(row.prompt)
+        kind = length, self._is_steady(row), id(row) if alone else None
+        return repr(sorted(row.plan.kwargs.items())), kind
 
     def _generate(self, rows: list[Row], later: Sequence[Row] = ()) -> None:
         """Run rows by ``generate``; ``later`` are those that come next, and may run out of time."""
