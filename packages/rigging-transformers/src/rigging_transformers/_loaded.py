@@ -78,7 +78,8 @@ class Loaded:
     @cached_property
     def context(self) -> int | None:
         """Tokens that prompt and answer may have together; None if there is no limit."""
-        named, most = self._named_context, self.tokenizer.model_max_length
+        named = self._named_context
+        most = getattr(self.tokenizer, "model_max_length", None) or sys.maxsize
         return None if named is None else stretched(self._text_config, named, most)
 
     @cached_property
