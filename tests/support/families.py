@@ -114,6 +114,8 @@ _SPECIAL: Final[Mapping[str, Mapping[str, Any]]] = {
     "qwen2_5_vl": _IN_SPACE,
     "qwen2_vl": _IN_SPACE,
     "qwen3_next": {"layer_types": _TWO_KINDS},
+    # It has none, and its mask knows of none.
+    "qwen3_vl_moe": {"text_config": {"sliding_window": None}},
     "reformer": {
         "axial_pos_embds": False,
         "attn_layers": ["local", "local"],

@@ -21,9 +21,15 @@ from tests.transformers.conftest import Reference, Steps, greedy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The first two are as many tokens, the others more and fewer.
-PROMPTS = ["The quick brown fox", "What is it then?", "red, green, blue and yellow", "One"]
-LIMITS = [8, 12, 10, 3]
+# The first two are as many tokens, the others more and fewer; the last is read in parts.
+PROMPTS = [
+    "The quick brown fox",
+    "What is it then?",
+    "red, green, blue and yellow",
+    "One",
+    "What is the capital of France? The capital of France is Paris, on the Seine, and",
+]
+LIMITS = [8, 12, 9, 3, 9]
 
 # The first is there all the time.
 CALLERS = [
@@ -52,7 +58,10 @@ def _their_own_warnings() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("family", families())
-def test_a_batch_says_what_each_prompt_gets_alone(family: str, reference: Reference) -> None:
+def test_a_batch_says_what_each_prompt_gets_alone(
+    family: str, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigging_transformers._loop._READ_ON_CPU", 12)
     alone = Reference(make_small(family, reference.tokenizer), reference.tokenizer)
     expected = [greedy(alone, *each) for each in zip(PROMPTS, LIMITS, strict=True)]
     params = [GenerateParams(max_tokens=limit, temperature=0) for limit in LIMITS]

@@ -26,6 +26,7 @@ __all__ = [
     "may_pad",
     "may_share",
     "model_rolls",
+    "reads_in_parts",
     "row_rolls",
     "seeds_roll",
 ]
@@ -107,6 +108,11 @@ _KEEP_MORE: Final = (
 )
 
 
+# Types of models (tested) that begin anew with each part of a prompt; or whose sliding window has
+# forgotten what they look at in a prompt.
+_READ_AT_ONCE: Final = ("falcon_mamba", "jamba", "mamba", "zamba", "moshi")
+
+
 def model_rolls(loaded: Loaded) -> bool:
     """Tell whether the rolling batch can run a model, and its generation config."""
     model, config = loaded.model, loaded.model.config
@@ -125,6 +131,11 @@ def model_rolls(loaded: Loaded) -> bool:
         and may_roll(DynamicCache(config=config).layers)
         and not any(_matters(name, value) for name, value in loaded.defaults.items())
     )
+
+
+def reads_in_parts(loaded: Loaded) -> bool:
+    """Tell whether the rolling batch may read a long prompt part by part."""
+    return loaded.model.config.model_type not in _READ_AT_ONCE
 
 
 def may_pad(loaded: Loaded) -> bool:

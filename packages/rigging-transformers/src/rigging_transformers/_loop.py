@@ -2,7 +2,8 @@
 
 Requests are admitted in their order while there is room: for so many rows, and as long as
 the padding is bounded that long rows cause. New rows are read in groups of similar length,
-one group between two steps of those that run, so that nobody waits long for anybody.
+one group between two steps of those that run, and a long one part by part, so that nobody
+waits long for anybody.
 
 What the rolling batch does not take (see `rigging_transformers._joining`) goes through
 transformers' ``generate``, which runs the rolling batch's steps between its own.
@@ -30,6 +31,7 @@ from rigging_transformers._joining import (
     may_pad,
     may_share,
     model_rolls,
+    reads_in_parts,
     row_rolls,
     seeds_roll,
 )
@@ -38,7 +40,7 @@ from rigging_transformers._request import prepare
 from rigging_transformers._rolling import RollingBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from rigging_transformers._loaded import Loaded
     from rigging_transformers._memory import Capacity
@@ -49,8 +51,8 @@ __all__ = ["DecodingLoop"]
 
 _log: Final = logging.getLogger(__name__)
 
-# Tokens read in one forward pass, with padding; one long prompt may be more. A CPU's caches
-# hold no more, and an accelerator is not busy with less.
+# Tokens read in one forward pass, with padding; one prompt may be more if the model does not read
+# it in parts. A CPU's caches hold no more, and an accelerator is not busy with less.
 _READ_ON_CPU: Final = 1024
 _READ: Final = 8192
 
@@ -75,13 +77,16 @@ class DecodingLoop:
         if not self._rolls:
             _log.info("%s does not fit the rolling batch, so generate() runs it", loaded.name)
         self._seeds_roll = seeds_roll(loaded)
+        self._reads_in_parts = self._rolls and reads_in_parts(loaded)
         self._pads, self._shares = may_pad(loaded), may_share(loaded)
         self._read = _READ_ON_CPU if loaded.device == "cpu" else _READ
         self._batch = RollingBatch(loaded)
         self._answers = Answers(loaded)
-        # A request goes from the first queue into one of the two others.
+        # A request goes from the first queue into one of the others.
         self._waiting: deque[Ticket] = deque()
         self._joining: deque[list[Row]] = deque()
+        self._long: deque[Row] = deque()  # that join, too, but are read in parts
+        self._parts: tuple[Row, Iterator[None]] | None = None  # of the one that is being read
         self._others: list[Row] = []
         self._aside: list[Row] = []  # that need all the memory there is
         self._is_generating = False
@@ -116,19 +121,26 @@ class DecodingLoop:
         for _ in range(1 if len(self._batch) else len(self._joining)):
             self._join_next()
             self._answers.send()
+        self._read_on()
+        self._answers.send()
         if len(self._batch):
             self._step()
         self._answers.send()
-        return bool(
-            len(self._batch) or self._joining or self._waiting or self._others or self._aside
-        )
+        return bool(self._is_rolling or self._waiting or self._others or self._aside)
+
+    @property
+    def _is_rolling(self) -> bool:
+        return bool(len(self._batch) or self._joining or self._long or self._parts)
 
     def _admit(self) -> None:
         self._waiting.extend(self._take())
         if self._aside:
             return
         admitted: list[Row] = []
-        running = [*self._batch.lengths, *(row.length for g in self._joining for row in g)]
+        joining = [row for group in self._joining for row in group]
+        reading = [self._parts[0]] if self._parts else []
+        soon = (row.length for row in (*joining, *self._long, *reading))
+        running = [*self._batch.lengths, *soon]
         while self._waiting and len(running) < self._capacity.rows:
             row = self._prepared(self._waiting[0])
             if row is None:
@@ -143,7 +155,15 @@ class DecodingLoop:
                     running.append(claimed.length)
             else:
                 break
-        self._joining.extend(groups(admitted, self._read))
+        for group in groups(admitted, self._read):
+            self._queue(group)
+
+    def _queue(self, group: list[Row], *, first: bool = False) -> None:
+        """Let rows that are read together join soon."""
+        if self._reads_in_parts and group[0].length > self._read:
+            self._long.extendleft(group) if first else self._long.extend(group)
+        else:
+            self._joining.appendleft(group) if first else self._joining.append(group)
 
     def _is_steady(self, row: Row) -> bool:
         steady = self._loaded.steady
@@ -179,7 +199,7 @@ class DecodingLoop:
     def _join_next(self) -> None:
         """Let the next group join, or as much of it as there are places for."""
         self._joining = deque(filter(None, map(self._answers.wanted, self._joining)))
-        places = self._capacity.rows - len(self._batch)
+        places = self._places - (self._parts is not None)
         if not self._joining or places < 1:
             return
         group = self._joining.popleft()
@@ -196,6 +216,31 @@ class DecodingLoop:
             self._recover(rows, count, error)
         else:
             self._answers.settle(rows)
+
+    def _read_on(self) -> None:
+        """Read the next part of a long row; after the last, it has joined."""
+        self._long = deque(self._answers.wanted(self._long))
+        if self._places < 1:
+            return
+        if self._parts is None:
+            if not self._long:
+                return
+            row = self._long.popleft()
+            self._parts = row, self._batch.join_in_parts(row, self._read)
+        row, parts = self._parts
+        try:
+            is_read = not self._answers.wanted([row]) or next(parts, True)
+        except Exception as error:  # noqa: BLE001 (whatever a model raises)
+            self._parts = None
+            self._recover([row], len(self._batch) + 1, error)
+        else:
+            if is_read:
+                self._parts = None
+                self._answers.settle([row])
+
+    @property
+    def _places(self) -> int:
+        return self._capacity.rows - len(self._batch)
 
     @property
     def _joining_rows(self) -> int:
@@ -223,7 +268,7 @@ class DecodingLoop:
             error: What happened.
         """
         # They know what they have generated, and go on from there.
-        self._joining.extendleft(groups(self._batch.drop_lost(), self._read))
+        self._read_again(self._batch.drop_lost())
         rows = self._answers.wanted(rows)
         if not is_out_of_memory(error):
             self._answers.fail(rows, _failure(error))
@@ -231,11 +276,15 @@ class DecodingLoop:
         _let_go(error)
         if count > 1:
             self._halve(count)
-            self._joining.extendleft(groups(rows, self._read))
+            self._read_again(rows)
         elif self._is_generating:
             self._aside += rows
         else:
             self._answers.fail(rows, _failure(error))
+
+    def _read_again(self, rows: Sequence[Row]) -> None:
+        for group in groups(rows, self._read):
+            self._queue(group, first=True)
 
     def _halve(self, count: int) -> None:
         self._capacity.halve(count)
@@ -262,7 +311,7 @@ class DecodingLoop:
 
     def _run_aside(self) -> None:
         """Run the first of those put aside, once nobody else runs."""
-        if not (len(self._batch) or self._joining):
+        if not self._is_rolling:
             # It stays there meanwhile, so that nobody is admitted beside it.
             first = self._aside[0]
             self._generate([first])
@@ -312,7 +361,7 @@ class DecodingLoop:
             half = len(left) // 2
             self._generate(left[:half], later=[*left[half:], *later])
             self._generate(left[half:], later)
-        elif len(self._batch) or self._joining:
+        elif self._is_rolling:
             self._aside += left
         else:
             self._answers.fail(left, failure)

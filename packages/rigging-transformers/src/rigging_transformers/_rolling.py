@@ -16,7 +16,7 @@ from rigging_transformers._choice import Choice
 from rigging_transformers._padding import left_pad
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rigging_transformers._loaded import Loaded
     from rigging_transformers._row import Row
@@ -77,6 +77,34 @@ class RollingBatch:
             positions.clamp(min=0),
             cache,
         )
+        self._let_in(rows, lengths, scores, cache, more)
+
+    def join_in_parts(self, row: Row, size: int) -> Iterator[None]:
+        """Let one row join whose prompt is long: it is read in parts, between which it yields.
+
+        Args:
+            row: As for `join`.
+            size: Tokens of a part.
+        """
+        read = [*row.prompt, *row.tokens]
+        cache = DynamicCache(config=self._model.config)
+        for start in range(0, len(read), size):
+            if start:
+                yield
+            part = read[start : start + size]
+            positions = torch.arange(start, start + len(part), device=self._device)
+            scores = self._forward(self._tensor([part]), None, positions[None], cache)
+        self._let_in([row], [len(read)], scores, cache, more=0)
+
+    def _let_in(
+        self,
+        rows: Sequence[Row],
+        lengths: Sequence[int],
+        scores: torch.Tensor,
+        cache: DynamicCache,
+        more: int,
+    ) -> None:
+        """Take over rows that have been read."""
         _add(rows, Choice(rows, scores)(scores))
         keep = [index for index, row in enumerate(rows) if row.end is None]
         if keep:
