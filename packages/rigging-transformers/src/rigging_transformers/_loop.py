@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
@@ -57,6 +57,22 @@ _READ_ON_CPU: Final = 1024
 _READ: Final = 8192
 
 
+class _Reading(NamedTuple):
+    """A row that is read in parts.
+
+    Attributes:
+        row: The row.
+        length: Its tokens when that began.
+        more: How many rows were to join soon after.
+        parts: Reads one with each item.
+    """
+
+    row: Row
+    length: int
+    more: int
+    parts: Iterator[None]
+
+
 class DecodingLoop:
     """Answers the requests for one model until there are none.
 
@@ -86,7 +102,7 @@ class DecodingLoop:
         self._waiting: deque[Ticket] = deque()
         self._joining: deque[list[Row]] = deque()
         self._long: deque[Row] = deque()  # that join, too, but are read in parts
-        self._parts: tuple[Row, Iterator[None]] | None = None  # of the one that is being read
+        self._reading: _Reading | None = None  # of the first of these
         self._others: list[Row] = []
         self._aside: list[Row] = []  # that need all the memory there is
         self._is_generating = False
@@ -130,7 +146,7 @@ class DecodingLoop:
 
     @property
     def _is_rolling(self) -> bool:
-        return bool(len(self._batch) or self._joining or self._long or self._parts)
+        return bool(len(self._batch) or self._joining or self._long or self._reading)
 
     def _admit(self) -> None:
         self._waiting.extend(self._take())
@@ -138,7 +154,7 @@ class DecodingLoop:
             return
         admitted: list[Row] = []
         joining = [row for group in self._joining for row in group]
-        reading = [self._parts[0]] if self._parts else []
+        reading = [self._reading.row] if self._reading else []
         soon = (row.length for row in (*joining, *self._long, *reading))
         running = [*self._batch.lengths, *soon]
         while self._waiting and len(running) < self._capacity.rows:
@@ -199,7 +215,7 @@ class DecodingLoop:
     def _join_next(self) -> None:
         """Let the next group join, or as much of it as there are places for."""
         self._joining = deque(filter(None, map(self._answers.wanted, self._joining)))
-        places = self._places - (self._parts is not None)
+        places = self._places - (self._reading is not None)
         if not self._joining or places < 1:
             return
         group = self._joining.popleft()
@@ -222,20 +238,23 @@ class DecodingLoop:
         self._long = deque(self._answers.wanted(self._long))
         if self._places < 1:
             return
-        if self._parts is None:
+        if self._reading is None:
             if not self._long:
                 return
             row = self._long.popleft()
-            self._parts = row, self._batch.join_in_parts(row, self._read)
-        row, parts = self._parts
+            more = min(self._places - 1, self._joining_rows)
+            parts = self._batch.join_in_parts(row, self._read, more=more)
+            self._reading = _Reading(row, row.length, more, parts)
+        row, length, more, parts = self._reading
         try:
             is_read = not self._answers.wanted([row]) or next(parts, True)
         except Exception as error:  # noqa: BLE001 (whatever a model raises)
-            self._parts = None
-            self._recover([row], len(self._batch) + 1, error)
+            self._reading = None
+            count = len(self._batch) + 1 + (more if row.length > length else 0)
+            self._recover([row], count, error)
         else:
             if is_read:
-                self._parts = None
+                self._reading = None
                 self._answers.settle([row])
 
     @property
@@ -244,7 +263,7 @@ class DecodingLoop:
 
     @property
     def _joining_rows(self) -> int:
-        return sum(map(len, self._joining))
+        return sum(map(len, self._joining)) + len(self._long)
 
     def _step(self) -> None:
         rows = list(self._batch.rows)

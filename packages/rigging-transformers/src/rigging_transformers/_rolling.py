@@ -79,12 +79,13 @@ class RollingBatch:
         )
         self._let_in(rows, lengths, scores, cache, more)
 
-    def join_in_parts(self, row: Row, size: int) -> Iterator[None]:
+    def join_in_parts(self, row: Row, size: int, *, more: int = 0) -> Iterator[None]:
         """Let one row join whose prompt is long: it is read in parts, between which it yields.
 
         Args:
             row: As for `join`.
             size: Tokens of a part.
+            more: As for `join`.
         """
         read = [*row.prompt, *row.tokens]
         cache = DynamicCache(config=self._model.config)
@@ -94,7 +95,7 @@ class RollingBatch:
             part = read[start : start + size]
             positions = torch.arange(start, start + len(part), device=self._device)
             scores = self._forward(self._tensor([part]), None, positions[None], cache)
-        self._let_in([row], [len(read)], scores, cache, more=0)
+        self._let_in([row], [len(read)], scores, cache, more)
 
     def _let_in(
         self,
