@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["families", "make_small"]
+__all__ = ["KINDS", "SEEING", "families", "make_small"]
+
+#: A family for each kind of layers, or of positions: those that look back to the beginning, to
+#: the last tokens, within chunks, sparsely; recurrent ones, beside such, in the same and alone.
+KINDS: Final = (
+    *("llama", "bloom", "mistral", "gemma3_text", "llama4_text", "deepseek_v32"),
+    *("bamba", "qwen3_5_text", "falcon_h1", "mamba2", "qwen4_exp_text", "qwen2_5_vl"),
+)
 
 #: Families that are no causal model of text on their own, or have none that is small.
 LEFT_OUT: Final[Mapping[str, str]] = {

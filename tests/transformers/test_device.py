@@ -15,7 +15,7 @@ from rigging import GeneratedText, GenerateParams
 from rigging.error import ProviderServerError
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._rolling import RollingBatch
-from tests.support.families import make_small
+from tests.support.families import KINDS, make_small
 from tests.support.strict_device import DEVICE, StrictDevice, move, random_numbers
 
 if TYPE_CHECKING:
@@ -88,14 +88,7 @@ def test_a_batch_says_on_a_device_what_it_says_on_the_cpu(
     assert said == say(borrowing, params)
 
 
-# With layers of each kind.
-@pytest.mark.parametrize(
-    "family",
-    [
-        *("bloom", "deepseek_v32", "falcon_h1", "gemma3_text", "llama4_text", "mamba2"),
-        *("bamba", "mistral", "qwen2_5_vl", "qwen3_5_text", "qwen4_exp_text"),
-    ],
-)
+@pytest.mark.parametrize("family", KINDS)
 def test_models_of_all_kinds_say_there_what_they_say_on_the_cpu(
     reference: Reference, family: str
 ) -> None:

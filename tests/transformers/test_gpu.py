@@ -21,6 +21,7 @@ from rigging_transformers._memory import free_workspaces
 from rigging_transformers._rolling import RollingBatch
 from rigging_transformers._row import Row
 from rigging_transformers._sampling import Plan, Sampling
+from tests.support.families import KINDS, make_small
 from tests.support.memory import out_of_memory
 from tests.support.tiny_model import train_tokenizer
 from tests.transformers.conftest import Reference, greedy
@@ -193,6 +194,22 @@ def test_a_batch_says_what_generate_says_of_each_prompt_alone(
 
     expected = [greedy(alone, *each) for each in zip(PROMPTS, limits, strict=True)]
     assert texts(results) == expected
+
+
+# The longest prompt is read at once, and in parts.
+@pytest.mark.parametrize("part", [8192, 12])
+@pytest.mark.parametrize("family", KINDS)
+def test_models_of_all_kinds_say_in_a_batch_what_generate_says_of_each_prompt_alone(
+    device: str, reference: Reference, family: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigging_transformers._loop._READ_ON_CPU", part)
+    monkeypatch.setattr("rigging_transformers._loop._READ", part)
+    model = make_small(family, reference.tokenizer).to(device)
+    alone = Reference(model, reference.tokenizer)
+
+    said = say(TransformersGenerator.from_obj(*alone))
+
+    assert said == [greedy(alone, prompt) for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -11,7 +11,7 @@ import pytest
 from rigging import GeneratedText, GenerateParams
 from rigging.error import ProviderServerError, ProviderTimeoutError
 from rigging_transformers import TransformersGenerator
-from tests.support.families import make_small
+from tests.support.families import KINDS, make_small
 from tests.support.memory import out_of_memory
 from tests.transformers.conftest import Reference, Steps, greedy
 
@@ -49,15 +49,8 @@ async def ask(generator: TransformersGenerator, prompt: str, own: GenerateParams
     return result
 
 
-# With layers that look back to the beginning, to the last 8 tokens, or to those of a chunk, or
-# sparsely; and with recurrent ones, of which the last begin anew and are read at once.
-@pytest.mark.parametrize(
-    "family",
-    [
-        *("llama", "gemma3_text", "llama4_text", "deepseek_v32"),
-        *("qwen3_5_text", "falcon_h1", "mamba2", "mamba"),
-    ],
-)
+# The last begins anew with each part, and so is read at once.
+@pytest.mark.parametrize("family", [*KINDS, "mamba"])
 def test_parts_make_what_the_whole_prompt_makes(family: str, reference: Reference) -> None:
     alone = Reference(make_small(family, reference.tokenizer), reference.tokenizer)
     generator = TransformersGenerator.from_obj(*alone)
