@@ -89,6 +89,7 @@ _PADDED_WITHOUT_POSITIONS: Final = ("bloom", "falcon_mamba", "mamba", "mamba2", 
 # Types of models (tested) that take padding for tokens.
 _SPOILED_BY_PADDING: Final = (
     *("deepseek_v4", "git", "kosmos-2.5", "paligemma", "recurrent_gemma", "reformer"),
+    "unlimited_ocr",
 )
 # Types of models (tested) that mix up the rows of a batch, even of equal lengths.
 _SPOILED_BY_NEIGHBOURS: Final = ("rwkv",)

@@ -236,18 +236,21 @@ class DecodingLoop:
     def _read_on(self) -> None:
         """Read the next part of a long row; after the last, it has joined."""
         self._long = deque(self._answers.wanted(self._long))
+        if self._reading and not self._answers.wanted([self._reading.row]):
+            self._reading = None
         if self._places < 1:
             return
-        if self._reading is None:
-            if not self._long:
-                return
+        if self._long and not self._reading:
             row = self._long.popleft()
             more = min(self._places - 1, self._joining_rows)
             parts = self._batch.join_in_parts(row, self._read, more=more)
             self._reading = _Reading(row, row.length, more, parts)
-        row, length, more, parts = self._reading
+        if self._reading:
+            self._read_part(*self._reading)
+
+    def _read_part(self, row: Row, length: int, more: int, parts: Iterator[None]) -> None:
         try:
-            is_read = not self._answers.wanted([row]) or next(parts, True)
+            is_read = next(parts, True)
         except Exception as error:  # noqa: BLE001 (whatever a model raises)
             self._reading = None
             count = len(self._batch) + 1 + (more if row.length > length else 0)
