@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["KINDS", "SEEING", "families", "make_small"]
+__all__ = ["KINDS", "MULTIMODAL", "families", "make_small"]
 
 #: A family for each kind of layers, or of positions: those that look back to the beginning, to
 #: the last tokens, within chunks, sparsely; recurrent ones, beside such, in the same and alone.
@@ -32,12 +32,12 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "musicgen_melody": "makes audio",
 }
 
-#: Families that take images, too, and can do without; those that people run most.
-SEEING: Final = (
+#: Families that take images or audio, too, and can do without; those that people run most.
+MULTIMODAL: Final = (
     *("aya_vision", "exaone4_5", "glm4v", "idefics3", "internvl", "kimi_k25"),
     *("kosmos-2.5", "lfm2_vl", "llava", "llava_next", "llava_onevision", "minicpmv4_6"),
     *("mistral3", "ovis2", "paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"),
-    *("smolvlm",),
+    *("qwen2_audio", "smolvlm", "voxtral"),
 )
 
 # What configurations call their sizes, by how large they are here. The windows are shorter
@@ -139,7 +139,10 @@ def families() -> list[str]:
     """Return the names of families as transformers calls them: all but those left out."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return [*(name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in LEFT_OUT), *SEEING]
+    return [
+        *(name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not in LEFT_OUT),
+        *MULTIMODAL,
+    ]
 
 
 def make_small(family: str, tokenizer: Any) -> Any:
@@ -148,8 +151,9 @@ def make_small(family: str, tokenizer: Any) -> Any:
     import transformers
 
     config = _small_config(family, tokenizer)
-    sees = family in SEEING
-    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    kind = transformers.AutoModelForCausalLM
+    if family in MULTIMODAL:
+        kind = transformers.AutoModelForMultimodalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = kind.from_config(config).eval()

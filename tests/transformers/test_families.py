@@ -14,7 +14,7 @@ from rigging_transformers import TransformersGenerator
 from rigging_transformers._joining import model_rolls
 from rigging_transformers._layers import HAS_POSITIONS
 from rigging_transformers._loaded import Loaded
-from tests.support.families import SEEING, families, make_small
+from tests.support.families import MULTIMODAL, families, make_small
 from tests.support.memory import out_of_memory
 from tests.transformers.conftest import Reference, Steps, greedy
 
@@ -43,7 +43,7 @@ MUST_ROLL = {
     *("mistral", "mixtral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_5", "qwen3_moe"),
     *("bamba", "deepseek_v32", "falcon_h1", "falcon_mamba", "granitemoehybrid", "mamba2"),
     *("nemotron_h", "qwen3_next", "smollm3", "zamba2"),
-    *(family for family in SEEING if family not in {"kosmos-2.5", "paligemma"}),
+    *(family for family in MULTIMODAL if family not in {"kosmos-2.5", "paligemma"}),
 }
 
 # It rolls where layers hold positions, which they do not in the oldest transformers.

@@ -107,7 +107,7 @@ def load(spec: LoadSpec, source: Source) -> Loaded:
         tokenizer = _load_tokenizer(spec, source)
         with weights_apart():
             model = _load_model(spec, source)
-        if tokenizer.chat_template is None and _sees(model):
+        if tokenizer.chat_template is None and _is_multimodal(model):
             tokenizer.chat_template = _processor_template(spec, source)
     except Exception as error:
         _log.debug("%s does not load", spec.model, exc_info=error)
@@ -162,12 +162,12 @@ def _load_tokenizer(spec: LoadSpec, source: Source) -> Any:
         ) from error
 
 
-def _sees(model: Any) -> bool:
-    return type(model.config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+def _is_multimodal(model: Any) -> bool:
+    return type(model.config) in transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
 
 
 def _processor_template(spec: LoadSpec, source: Source) -> str | None:
-    """Return the chat template from where older models with images keep it."""
+    """Return the chat template from where older multimodal models keep it."""
     hub = {name: value for name, value in _shared(spec, source).items() if name in _OF_FILES}
     try:
         path = transformers.utils.cached_file(source.name, "chat_template.json", **hub)
@@ -201,7 +201,7 @@ def _load_model(spec: LoadSpec, source: Source) -> Any:
 
 
 def _load_weights(spec: LoadSpec, source: Source) -> Any:
-    """Load a model that continues text, or one that sees, too."""
+    """Load a model that continues text, or one that takes images or audio, too."""
 
     def load_as(kind: Any) -> Any:
         options = _shared(spec, source) | _model_options(spec, source)
@@ -213,7 +213,7 @@ def _load_weights(spec: LoadSpec, source: Source) -> Any:
         if _OTHER_KIND not in str(error):
             raise
         try:
-            return load_as(transformers.AutoModelForImageTextToText)
+            return load_as(transformers.AutoModelForMultimodalLM)
         except ValueError as other:
             raise (error if _OTHER_KIND in str(other) else other) from None
 

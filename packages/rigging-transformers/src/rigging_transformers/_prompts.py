@@ -210,7 +210,7 @@ class Layout:
 
     @cached_property
     def _takes_parts(self) -> bool:
-        """Whether it shows text as a part only, beside images that there could be."""
+        """Whether it shows text as a part only, as multimodal models have it."""
         if self._lays_out_itself:
             return False
         return not self._shows(_PROBE) and self._shows(_parts(_PROBE))

@@ -1,4 +1,4 @@
-"""Models that take images, too: of these we use what continues text."""
+"""Models that take images or audio, too: of these we use what continues text."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def ask(directory: Path, messages: list[Message] = CONVERSATION, **fields: Any) 
 
 def expected(directory: Path) -> tuple[list[int], str]:
     """Return the tokens of the conversation, and what the model makes of them."""
-    model = transformers.AutoModelForImageTextToText.from_pretrained(directory)
+    model = transformers.AutoModelForMultimodalLM.from_pretrained(directory)
     tokenizer = train_tokenizer(CHAT_TEMPLATE)
     messages = [message.to_openai() for message in CONVERSATION]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
@@ -68,7 +68,7 @@ def expected(directory: Path) -> tuple[list[int], str]:
     return ids, tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "mistral3", "smolvlm"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "mistral3", "smolvlm", "voxtral"])
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, PARTS_TEMPLATE, REFUSING_TEMPLATE])
 def test_they_continue_conversations_of_text(family: str, template: str, tmp_path: Path) -> None:
     save(family, tmp_path, template)
