@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from tests.support.memory import out_of_memory
 from tests.transformers.conftest import Reference, Steps, greedy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 # Tokens of a part.
 PART = 8
@@ -38,6 +39,24 @@ def lengths(reference: Reference) -> Iterator[list[int]]:
         lambda _, __, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     ):
         yield lengths
+
+
+async def come_at(
+    reference: Reference, steps: Steps, count: int, come: Callable[[], Coroutine[Any, Any, Any]]
+) -> Any:
+    """Ask at a certain step of those that run, which wait until it is asked."""
+    came = threading.Event()
+
+    def wait(*_: object) -> None:
+        if steps.count == count:
+            assert came.wait(60)
+
+    with reference.model.register_forward_pre_hook(wait):
+        await steps.reach(count)
+        task = asyncio.create_task(come())
+        await asyncio.sleep(0.05)  # the engine finds it in its inbox
+        came.set()
+        return await task
 
 
 def params(tokens: int, **others: Any) -> GenerateParams:
@@ -68,8 +87,8 @@ def test_those_that_run_take_a_step_after_each_part(
 ) -> None:
     async def main() -> list[Any]:
         short = asyncio.create_task(ask(borrowing, SHORT, params(80)))
-        await steps.reach(3)
-        return [await ask(borrowing, LONG, params(4)), await short]
+        long = await come_at(reference, steps, 3, lambda: ask(borrowing, LONG, params(4)))
+        return [long, await short]
 
     results = asyncio.run(main())
 
@@ -83,22 +102,19 @@ def test_those_that_run_take_a_step_after_each_part(
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one(
-    borrowing: TransformersGenerator, steps: Steps
+    borrowing: TransformersGenerator, reference: Reference, steps: Steps, lengths: list[int]
 ) -> None:
-    async def main() -> tuple[int, bool]:
-        long = asyncio.create_task(ask(borrowing, LONG * 2, params(4)))
-        await steps.reach(2)
-        before = steps.count
-        await ask(borrowing, SHORT, params(1))
-        passed, is_read = steps.count - before, long.done()
-        assert isinstance(await long, GeneratedText)
-        return passed, is_read
+    async def main() -> list[Any]:
+        long = asyncio.create_task(ask(borrowing, LONG, params(4)))
+        short = await come_at(reference, steps, 2, lambda: ask(borrowing, SHORT, params(1)))
+        return [short, await long]
 
-    passed, is_read = asyncio.run(main())
+    results = asyncio.run(main())
 
-    # A part that had begun, its own, and one beside.
-    assert passed <= 3 + 2, "what the other thread does until it is noticed"
-    assert not is_read
+    # It is read after the part at which it came.
+    tokens = len(reference.tokenizer(SHORT)["input_ids"])
+    assert lengths[:4] == [PART, PART, PART, tokens]
+    assert list(map(str, results)) == [greedy(reference, SHORT, 1), greedy(reference, LONG, 4)]
 
 
 @pytest.mark.parametrize("why", ["cancelled", "late"])
@@ -108,11 +124,12 @@ def test_nothing_is_read_for_nobody(
     last = reference.model.model.layers[-1]
 
     async def main() -> int:
-        own = params(4, timeout=0.3) if why == "late" else params(4)
+        own = params(4, timeout=1) if why == "late" else params(4)
         long = asyncio.create_task(ask(borrowing, LONG * 2, own))
-        await steps.reach(3)
+        await steps.reach(1)
         if why == "late":
             assert isinstance(await long, ProviderTimeoutError)
+            assert steps.count < 10, "it was read to its end"
         else:
             long.cancel()
             await asyncio.wait([long])
@@ -122,8 +139,7 @@ def test_nothing_is_read_for_nobody(
         return steps.count - seen
 
     def slow(*_: object) -> None:
-        if why == "late":
-            time.sleep(0.1)
+        time.sleep(0.3)
 
     with last.register_forward_hook(slow):
         # The rest of its part, and the other prompt.
