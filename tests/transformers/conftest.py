@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -13,7 +14,7 @@ from tests.support.gpu import pytest_runtest_setup, pytest_terminal_summary
 from tests.support.tiny_model import make_tiny_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
 
@@ -92,6 +93,24 @@ class Steps:
         """Wait for so many forward passes."""
         while self.count < count:  # noqa: ASYNC110 (another thread counts)
             await asyncio.sleep(0.001)
+
+
+async def come_at(
+    model: Any, steps: Steps, count: int, come: Callable[[], Coroutine[Any, Any, Any]]
+) -> Any:
+    """Ask at a certain step of those that run, which wait until it is asked."""
+    came = threading.Event()
+
+    def wait(*_: object) -> None:
+        if steps.count == count:
+            assert came.wait(60)
+
+    with model.register_forward_pre_hook(wait):
+        await steps.reach(count)
+        task = asyncio.create_task(come())
+        await asyncio.sleep(0.05)  # the engine finds it in its inbox
+        came.set()
+        return await task
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,10 @@ from rigging.error import ProviderServerError, ProviderTimeoutError
 from rigging_transformers import TransformersGenerator
 from tests.support.families import KINDS, make_small
 from tests.support.memory import out_of_memory
-from tests.transformers.conftest import Reference, Steps, greedy
+from tests.transformers.conftest import Reference, Steps, come_at, greedy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Iterator
 
 # Tokens of a part.
 PART = 8
@@ -39,24 +38,6 @@ def lengths(reference: Reference) -> Iterator[list[int]]:
         lambda _, __, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     ):
         yield lengths
-
-
-async def come_at(
-    reference: Reference, steps: Steps, count: int, come: Callable[[], Coroutine[Any, Any, Any]]
-) -> Any:
-    """Ask at a certain step of those that run, which wait until it is asked."""
-    came = threading.Event()
-
-    def wait(*_: object) -> None:
-        if steps.count == count:
-            assert came.wait(60)
-
-    with reference.model.register_forward_pre_hook(wait):
-        await steps.reach(count)
-        task = asyncio.create_task(come())
-        await asyncio.sleep(0.05)  # the engine finds it in its inbox
-        came.set()
-        return await task
 
 
 def params(tokens: int, **others: Any) -> GenerateParams:
@@ -87,7 +68,7 @@ def test_those_that_run_take_a_step_after_each_part(
 ) -> None:
     async def main() -> list[Any]:
         short = asyncio.create_task(ask(borrowing, SHORT, params(80)))
-        long = await come_at(reference, steps, 3, lambda: ask(borrowing, LONG, params(4)))
+        long = await come_at(reference.model, steps, 3, lambda: ask(borrowing, LONG, params(4)))
         return [long, await short]
 
     results = asyncio.run(main())
@@ -106,7 +87,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(
 ) -> None:
     async def main() -> list[Any]:
         long = asyncio.create_task(ask(borrowing, LONG, params(4)))
-        short = await come_at(reference, steps, 2, lambda: ask(borrowing, SHORT, params(1)))
+        short = await come_at(reference.model, steps, 2, lambda: ask(borrowing, SHORT, params(1)))
         return [short, await long]
 
     results = asyncio.run(main())
