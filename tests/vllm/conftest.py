@@ -12,7 +12,7 @@ from rigging.error import BadRequestError
 from rigging_vllm import VLLMGenerator
 from tests.support.gpu import pytest_runtest_setup, pytest_terminal_summary
 from tests.support.lora_adapter import make_lora_adapter
-from tests.support.tiny_model import make_tiny_model
+from tests.support.tiny_model import CHAT_TEMPLATE, make_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,8 +78,12 @@ def llm(tiny_model: Path) -> Any:
     return vllm.LLM(str(tiny_model), **SMALL)
 
 
-def assert_variables_are_set(generator: VLLMGenerator) -> None:
-    """Check requests to a model whose template writes "think" unless `enable_thinking` is false."""
+def check_variables_of_templates(
+    generator: VLLMGenerator, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check that ``extra`` sets variables of the chat template of a generator's tokenizer."""
+    template = "{% if enable_thinking | default(true) %}think{% endif %}" + CHAT_TEMPLATE
+    monkeypatch.setattr(tokenizer, "chat_template", template)
     variables: list[Any] = [
         None,
         {"enable_thinking": False},

@@ -16,7 +16,7 @@ from rigging.error import UnsupportedParameterWarning
 from rigging_vllm import VLLMGenerator, _batch
 from rigging_vllm._batch import Batch
 from tests.support.tiny_model import CHAT_TEMPLATE
-from tests.vllm.conftest import MAX_MODEL_LEN, SMALL, assert_variables_are_set, in_forked_child
+from tests.vllm.conftest import MAX_MODEL_LEN, SMALL, check_variables_of_templates, in_forked_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,10 +119,8 @@ def test_extra_sets_variables_of_the_chat_template(
     mine: VLLMGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llm = mine._engine._llm  # type: ignore[attr-defined]
-    template = "{% if enable_thinking | default(true) %}think{% endif %}" + CHAT_TEMPLATE
-    monkeypatch.setattr(llm.get_tokenizer(), "chat_template", template)
 
-    assert_variables_are_set(mine)
+    check_variables_of_templates(mine, llm.get_tokenizer(), monkeypatch)
 
 
 def test_tools_and_parts_go_through_the_chat_template(

@@ -13,8 +13,7 @@ import pytest
 
 import rigging as rg
 from rigging.error import UnsupportedParameterWarning
-from tests.support.tiny_model import CHAT_TEMPLATE
-from tests.vllm.conftest import MAX_MODEL_LEN, assert_variables_are_set
+from tests.vllm.conftest import MAX_MODEL_LEN, check_variables_of_templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,10 +50,8 @@ def test_extra_sets_variables_of_the_chat_template(
     generator: VLLMGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llm = generator.load()._engine._worker._llm  # type: ignore[attr-defined]
-    template = "{% if enable_thinking | default(true) %}think{% endif %}" + CHAT_TEMPLATE
-    monkeypatch.setattr(llm.tokenizer, "chat_template", template)
 
-    assert_variables_are_set(generator)
+    check_variables_of_templates(generator, llm.tokenizer, monkeypatch)
 
 
 def test_a_completion_continues_its_prompt(generator: VLLMGenerator) -> None:

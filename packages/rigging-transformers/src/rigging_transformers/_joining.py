@@ -107,8 +107,6 @@ _KEEP_MORE: Final = (
     *("git", "minimax", "mllama_text_model", "recurrent_gemma"),
     *(() if HAS_POSITIONS else ("qwen4_exp", "qwen4_exp_text")),
 )
-
-
 # Types of models (tested) that begin anew with each part of a prompt; or whose sliding window has
 # forgotten what they look at in a prompt.
 _READ_AT_ONCE: Final = ("falcon_mamba", "jamba", "mamba", "zamba", "moshi")

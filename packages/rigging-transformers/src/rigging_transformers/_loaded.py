@@ -87,7 +87,7 @@ class Loaded:
         """Tokens up to which a row does not care how long others are; None if there is no limit."""
         return steady(self._text_config, self._named_context)
 
-    @property
+    @cached_property
     def remembers(self) -> bool:
         """Whether a row that is longer than that would change the next one."""
         return remembers(self._text_config)

@@ -222,14 +222,12 @@ class DecodingLoop:
         if len(group) > places:
             self._joining.appendleft(group[places:])
         rows = group[:places]
-        count, read = len(self._batch) + len(rows), rows[0].length
+        length = rows[0].length
         more = min(places - len(rows), self._joining_rows)
         try:
             self._batch.join(rows, more=more)
         except Exception as error:  # noqa: BLE001 (whatever a model raises)
-            # Once they have been read, room is made for those that come next, too.
-            count += more if rows[0].length > read else 0
-            self._recover(rows, count, error)
+            self._keep_out(rows, length, more, error)
         else:
             self._answers.settle(rows)
 
@@ -253,12 +251,17 @@ class DecodingLoop:
             is_read = next(parts, True)
         except Exception as error:  # noqa: BLE001 (whatever a model raises)
             self._reading = None
-            count = len(self._batch) + 1 + (more if row.length > length else 0)
-            self._recover([row], count, error)
+            self._keep_out([row], length, more, error)
         else:
             if is_read:
                 self._reading = None
                 self._answers.settle([row])
+
+    def _keep_out(self, rows: list[Row], length: int, more: int, error: Exception) -> None:
+        """Recover from what kept rows from joining, the first of which had so many tokens."""
+        # Once they have been read, room is made for those that come next, too.
+        beside = more if rows[0].length > length else 0
+        self._recover(rows, len(self._batch) + len(rows) + beside, error)
 
     @property
     def _places(self) -> int:
@@ -347,9 +350,10 @@ class DecodingLoop:
             or row.plan.sampling.seed is not None
             or counts_width(row.plan, self._loaded.defaults)
         )
-        pads = self._pads and (self._is_steady(row) or self._is_beyond(row))
+        is_steady = self._is_steady(row)
+        pads = self._pads and (is_steady or self._is_beyond(row))
         length = None if pads else len(row.prompt)
-        kind = length, self._is_steady(row), id(row) if alone else None
+        kind = length, is_steady, id(row) if alone else None
         return repr(sorted(row.plan.kwargs.items())), kind
 
     def _generate(self, rows: list[Row], later: Sequence[Row] = ()) -> None:
