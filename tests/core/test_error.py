@@ -71,6 +71,20 @@ def test_a_note_survives_pickling() -> None:
     assert pickle.loads(pickle.dumps(one)).__notes__ == ["item 3 of 5"]
 
 
+@pytest.mark.parametrize("one", EXAMPLES, ids=lambda one: type(one).__name__)
+def test_a_copy_has_the_facts_and_the_cause_and_no_traceback(one: RiggingError) -> None:
+    try:
+        raise one from KeyError("why")
+    except RiggingError as raised:
+        again = raised.copy()
+
+    assert type(again) is type(one)
+    assert str(again) == str(one)
+    assert again.__dict__ == one.__dict__
+    assert again.__cause__ is one.__cause__
+    assert again.__traceback__ is None
+
+
 def test_generation_error_says_where_and_what() -> None:
     one = error.RateLimitError(
         "slow down", provider="litellm", model="m", status=429, retry_after=2

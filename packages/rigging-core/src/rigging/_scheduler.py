@@ -16,7 +16,6 @@ that a batch of a million pays for its own bookkeeping only.
 from __future__ import annotations
 
 import asyncio
-import copy
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -321,11 +320,7 @@ def is_cancelled() -> bool:
 
 def _own_copy(error: BaseException) -> BaseException:
     """Return an equal error where that can be had: waiters add notes and tracebacks."""
-    if not isinstance(error, RiggingError):
-        return error
-    copied = copy.copy(error)
-    copied.__cause__ = error.__cause__
-    return copied
+    return error.copy() if isinstance(error, RiggingError) else error
 
 
 def connections(generator: object) -> int | None:

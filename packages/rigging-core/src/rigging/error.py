@@ -43,7 +43,8 @@ No text ever holds an API key.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import copy
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from rigging._text import caret, nearest
 
@@ -89,6 +90,12 @@ __all__ = [
 
 class RiggingError(Exception):
     """Root of everything that Rigging raises on purpose. Every error of the tree pickles."""
+
+    def copy(self) -> Self:
+        """Return an equal error of the same cause: two requests cannot share one traceback."""
+        copied = copy.copy(self)
+        copied.__cause__ = self.__cause__
+        return copied
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the class with `args`, which fails for keyword arguments.

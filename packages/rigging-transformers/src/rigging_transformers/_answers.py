@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from rigging.local import Outbox
 from rigging_transformers._pieces import Pieces
-from rigging_transformers._request import fresh, outcome, placed
-from rigging_transformers._ticket import Outbox
+from rigging_transformers._request import Outcome, outcome, placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ class Answers:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
-        self._outbox = Outbox()
+        self._outbox = Outbox[Outcome]()
         self._tickets: dict[int, Ticket] = {}  # by the id of their row
         self._pieces: dict[int, Pieces] = {}
 
@@ -81,7 +81,7 @@ class Answers:
     def refuse(self, tickets: Iterable[Ticket], failure: RiggingError) -> None:
         """Give a failure to requests that are no rows yet, or not any more."""
         for ticket in tickets:
-            self._outbox.put(ticket, placed(fresh(failure), self._loaded))
+            self._outbox.put(ticket, placed(failure.copy(), self._loaded))
 
     def fail_all(self, failure: RiggingError) -> None:
         """Give a failure to all who asked for rows."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import gc
 import logging
 import os
@@ -22,18 +23,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rigging.error import MissingDependencyError, ProviderServerError, RiggingError
 from rigging.events import ModelLoaded, ModelUnloaded
+from rigging.local import Outbox, answers, drop_frames
 from rigging.plugins import manager
-from rigging_transformers._frames import drop_frames
-from rigging_transformers._request import fresh
+from rigging_transformers._request import Outcome
 from rigging_transformers._source import PROVIDER, LoadSpec, locate, require_modules
-from rigging_transformers._ticket import Outbox, Ticket, is_lost
+from rigging_transformers._ticket import Ticket, is_lost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from rigging_transformers._loaded import Loaded
     from rigging_transformers._memory import Capacity
-    from rigging_transformers._request import Outcome, Request
+    from rigging_transformers._request import Request
 
 __all__ = ["Engine"]
 
@@ -120,11 +121,7 @@ class Engine:
         """
         tickets = [Ticket(request, spec) for request in requests]
         self._gather(tickets)
-        try:
-            return [await ticket.answer for ticket in tickets]
-        finally:
-            for ticket in tickets:
-                ticket.cancel()
+        return await answers(tickets)
 
     async def stream(self, spec: LoadSpec, request: Request) -> AsyncGenerator[str | Outcome, None]:
         """Answer one request piece by piece; the outcome comes last.
@@ -134,15 +131,9 @@ class Engine:
         """
         ticket = Ticket(request, spec, streams=True)
         self._gather([ticket])
-        try:
-            while (piece := await ticket.pieces.get()) is not None:
+        async with contextlib.aclosing(ticket.stream()) as pieces:
+            async for piece in pieces:
                 yield piece
-            answer = await ticket.answer
-        finally:
-            ticket.cancel()
-        if isinstance(answer, Exception):
-            raise answer
-        yield answer
 
     def join(self) -> None:
         """Wait until there is no more work. Blocks until then."""
@@ -253,10 +244,10 @@ class Engine:
         return self._capacity
 
     def _refuse(self, tickets: Sequence[Ticket], error: RiggingError) -> None:
-        outbox = Outbox()
+        outbox = Outbox[Outcome]()
         for ticket in tickets:
             if ticket.claim():
-                outbox.put(ticket, fresh(error))
+                outbox.put(ticket, error.copy())
         outbox.send()
 
     def _ensure(self, spec: LoadSpec) -> Loaded:

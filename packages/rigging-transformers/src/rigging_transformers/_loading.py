@@ -29,7 +29,7 @@ from rigging.error import (
     ProviderServerError,
     RiggingError,
 )
-from rigging_transformers._frames import drop_frames
+from rigging.local import drop_frames
 from rigging_transformers._loaded import Loaded
 from rigging_transformers._memory import (
     count_failures,

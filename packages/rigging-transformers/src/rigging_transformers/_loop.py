@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 
 from rigging.error import BadRequestError, GenerationError, ProviderServerError, RiggingError
+from rigging.local import drop_frames
 from rigging_transformers._answers import Answers
 from rigging_transformers._decoding import decode, generate_options
 from rigging_transformers._filters import check
-from rigging_transformers._frames import drop_frames
 from rigging_transformers._grouping import fits, groups, within
 from rigging_transformers._joining import (
     counts_width,

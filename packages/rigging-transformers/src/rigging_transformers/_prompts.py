@@ -17,19 +17,15 @@ if TYPE_CHECKING:
     from rigging import Message
 
 __all__ = [
-    "VARIABLES",
+    "RESERVED",
     "Layout",
     "check_conversation",
     "encode_text",
     "read_template",
-    "template_variables",
 ]
 
-#: The entry of ``extra`` with variables for chat templates, as servers of vLLM and others call it.
-VARIABLES: Final = "chat_template_kwargs"
-
-# Arguments of `apply_chat_template` that are no variables.
-_ARGUMENTS: Final = frozenset(
+#: Arguments of `apply_chat_template` that are no variables.
+RESERVED: Final = frozenset(
     {
         "add_generation_prompt",
         "chat_template",
@@ -100,30 +96,6 @@ def read_template(given: str) -> str:
         ) from error
 
 
-def template_variables(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the variables of the chat template that ``extra`` sets.
-
-    Raises:
-        BadRequestError: If they are no mapping, or one cannot be set.
-
-    Example:
-        >>> template_variables({"chat_template_kwargs": {"enable_thinking": False}})
-        {'enable_thinking': False}
-    """
-    given = extra.get(VARIABLES)
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
-        raise BadRequestError(
-            f"extra.{VARIABLES} names variables of the chat template and their values, such as "
-            f'{{"enable_thinking": false}}; got {type(given).__name__}'
-        )
-    for name in given:
-        if name in _ARGUMENTS or not isinstance(name, str):
-            raise BadRequestError(f"extra.{VARIABLES} cannot set {name!r}: it is no variable")
-    return dict(given)
-
-
 class Layout:
     """The way conversations are laid out for a model: its chat template, or another one.
 
@@ -156,7 +128,7 @@ class Layout:
         Args:
             messages: At least one, text only.
             tools: In OpenAI's format, for templates that take them.
-            variables: Others of the template's; see `template_variables`.
+            variables: Others of the template's; see `rigging.local`.
 
         Returns:
             Token ids, shape ``(length,)``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from rigging.error import (
     ProviderTimeoutError,
     RiggingError,
 )
-from rigging_transformers._frames import drop_frames
+from rigging.local import drop_frames, template_variables
 from rigging_transformers._loaded import as_ids
-from rigging_transformers._prompts import encode_text, template_variables
+from rigging_transformers._prompts import RESERVED, encode_text
 from rigging_transformers._row import Row
 from rigging_transformers._sampling import plan
 from rigging_transformers._source import PROVIDER
@@ -34,7 +33,6 @@ __all__ = [
     "DEFAULT_MAX_TOKENS",
     "Outcome",
     "Request",
-    "fresh",
     "outcome",
     "placed",
     "prepare",
@@ -168,20 +166,12 @@ def placed(error: RiggingError, loaded: Loaded) -> RiggingError:
     return error
 
 
-def fresh(error: RiggingError) -> RiggingError:
-    """Return an equal error, because several requests cannot share one traceback."""
-    copied = copy.copy(error)
-    copied.__cause__ = error.__cause__
-    return copied
-
-
 def _encode(loaded: Loaded, request: Request) -> list[int]:
     if isinstance(request.prompt, str):
         return encode_text(loaded.tokenizer, request.prompt)
     layout = loaded.layout(request.chat_template)
-    return layout.encode(
-        request.prompt, request.params.tools, template_variables(request.params.extra)
-    )
+    variables = template_variables(request.params.extra, reserved=RESERVED)
+    return layout.encode(request.prompt, request.params.tools, variables)
 
 
 def _check_embedded(loaded: Loaded, prompt: Sequence[int]) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rigging.error import BadRequestError
-from rigging_transformers._prompts import VARIABLES
+from rigging.local import TEMPLATE_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -151,7 +151,9 @@ def plan(
             one that is ours to set.
     """
     given = params.extra.items()
-    extra = {name: value for name, value in given if value is not None and name != VARIABLES}
+    extra = {
+        name: value for name, value in given if value is not None and name != TEMPLATE_VARIABLES
+    }
     _check_names(extra, known)
     settings = {**defaults, **extra, **_given(params)}
     sampled = _is_sampled(params, settings, extra)

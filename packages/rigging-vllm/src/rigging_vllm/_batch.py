@@ -12,15 +12,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rigging.error import ProviderServerError
+from rigging.local import Outbox, template_variables
 from rigging_vllm._ending import ended
 from rigging_vllm._errors import placed, request_error
 from rigging_vllm._lora import lora_request, not_loaded
-from rigging_vllm._prompts import ignored, openai_messages, shows_tools, template_variables
+from rigging_vllm._prompts import RESERVED, ignored, openai_messages, shows_tools
 from rigging_vllm._request import Answer
 from rigging_vllm._responder import failure_of
 from rigging_vllm._results import text_of
 from rigging_vllm._sampling import Sampling
-from rigging_vllm._ticket import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -47,7 +47,7 @@ class Batch:
         self._shows_tools = shows_tools(llm.get_tokenizer())
         self._engine_dead = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
         self._adapters: set[int] = set()  # that the engine has, by vLLM's number
-        self._outbox = Outbox()
+        self._outbox = Outbox[Answer]()
         # By the id that outputs carry: the ticket, and vLLM's own id, which aborts it.
         self._running: dict[str, tuple[Ticket, str]] = {}
 
@@ -103,7 +103,7 @@ class Batch:
                 use_tqdm=False,
                 lora_request=lora,
                 tools=request.params.tools or None,
-                chat_template_kwargs=template_variables(request.params.extra),
+                chat_template_kwargs=template_variables(request.params.extra, reserved=RESERVED),
             )
         return ids[0]
 

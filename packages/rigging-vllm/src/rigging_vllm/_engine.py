@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import itertools
 import os
 import threading
@@ -16,6 +17,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from rigging.error import ProviderServerError, RiggingError
+from rigging.local import answers
 from rigging_vllm._errors import load_error, placed
 from rigging_vllm._spawning import end_if_spawned
 from rigging_vllm._ticket import Ticket, refuse
@@ -24,7 +26,7 @@ from rigging_vllm._worker import Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from rigging_vllm._request import Answer, Request, Result
+    from rigging_vllm._request import Answer, Request
     from rigging_vllm._spec import EngineSpec
 
 __all__ = ["Engine", "OwnEngine"]
@@ -66,7 +68,7 @@ class Engine(abc.ABC):
     def __deepcopy__(self, memo: object) -> Engine:
         return self.twin()
 
-    async def run(self, spec: EngineSpec, requests: Sequence[Request]) -> list[Result]:
+    async def run(self, spec: EngineSpec, requests: Sequence[Request]) -> list[Answer | Exception]:
         """Answer requests, starting the engine first if need be.
 
         Cancelling the caller aborts them.
@@ -76,11 +78,7 @@ class Engine(abc.ABC):
         """
         tickets = [Ticket(request, spec) for request in requests]
         self._gather(tickets)
-        try:
-            return [await ticket.answer for ticket in tickets]
-        finally:
-            for ticket in tickets:
-                ticket.close()
+        return await answers(tickets)
 
     async def stream(
         self, spec: EngineSpec, request: Request
@@ -92,15 +90,9 @@ class Engine(abc.ABC):
         """
         ticket = Ticket(request, spec, streams=True)
         self._gather([ticket])
-        try:
-            while (piece := await ticket.pieces.get()) is not None:
+        async with contextlib.aclosing(ticket.stream()) as pieces:
+            async for piece in pieces:
                 yield piece
-            answer = await ticket.answer
-        finally:
-            ticket.close()
-        if isinstance(answer, RiggingError):
-            raise answer
-        yield answer
 
     def _gather(self, tickets: Sequence[Ticket]) -> None:
         if self._is_elsewhere():

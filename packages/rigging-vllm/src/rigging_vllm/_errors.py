@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from rigging.error import (
     ProviderServerError,
     RiggingError,
 )
+from rigging.local import drop_frames
 from rigging_vllm._secrecy import without
 from rigging_vllm._source import PROVIDER
 from rigging_vllm._spawning import NO_GUARD
@@ -24,7 +24,7 @@ from rigging_vllm._spawning import NO_GUARD
 if TYPE_CHECKING:
     from rigging_vllm._spec import EngineSpec
 
-__all__ = ["fresh", "load_error", "placed", "request_error"]
+__all__ = ["load_error", "placed", "request_error"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def request_error(error: BaseException, model: str) -> RiggingError:
     One of ours is returned as it is.
     """
     _log.debug("a request to %s failed", model, exc_info=error)
-    _drop_frames(error)
+    drop_frames(error)
     if isinstance(error, RiggingError):
         return placed(error, model)
     name = type(error).__name__
@@ -52,15 +52,6 @@ def request_error(error: BaseException, model: str) -> RiggingError:
     made = _request_error(error)
     made.__cause__ = error
     return placed(made, model)
-
-
-def _drop_frames(error: BaseException) -> None:
-    """Let go of the frames in which it was raised: they hold vLLM's engine while it is kept."""
-    found = [error]
-    for link in found:  # grows on the way
-        link.__traceback__ = None
-        linked = (link.__cause__, link.__context__)
-        found += [one for one in linked if one is not None and one not in found]
 
 
 def _request_error(error: BaseException) -> GenerationError:
@@ -121,13 +112,6 @@ def placed(error: RiggingError, model: str) -> RiggingError:
     if isinstance(error, GenerationError):
         error.provider, error.model = PROVIDER, model
     return error
-
-
-def fresh(error: RiggingError) -> RiggingError:
-    """Return an equal error, because several requests cannot share one traceback."""
-    copied = copy.copy(error)
-    copied.__cause__ = error.__cause__
-    return copied
 
 
 def _missing(module: str) -> MissingDependencyError:

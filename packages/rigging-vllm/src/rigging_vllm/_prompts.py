@@ -6,28 +6,23 @@ import importlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from rigging.error import BadRequestError, InvalidMessageError
+from rigging.error import InvalidMessageError
+from rigging.local import template_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rigging.message import Message
     from rigging_vllm._request import Request
 
 __all__ = [
-    "VARIABLES",
+    "RESERVED",
     "Prompts",
     "ignored",
     "openai_messages",
     "shows_tools",
-    "template_variables",
 ]
 
-#: The entry of ``extra`` with variables for chat templates, as vLLM's server calls it.
-VARIABLES: Final = "chat_template_kwargs"
-
-# What is set already where a template is applied.
-_SET: Final = frozenset(
+#: What is set already where a template is applied.
+RESERVED: Final = frozenset(
     {
         "add_generation_prompt",
         "chat_template",
@@ -76,7 +71,7 @@ class Prompts:
         tools = {"tools": request.params.tools} if request.params.tools else {}
         params = self._chat_params(
             chat_template_kwargs={
-                **template_variables(request.params.extra),
+                **template_variables(request.params.extra, reserved=RESERVED),
                 "add_generation_prompt": True,
                 "continue_final_message": False,
                 "tokenize": self._tokenizes,
@@ -101,30 +96,6 @@ def openai_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     if not messages:
         raise InvalidMessageError("the conversation is empty: it needs at least one message")
     return [message.to_openai() for message in messages]
-
-
-def template_variables(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the variables of the chat template that ``extra`` sets.
-
-    Raises:
-        BadRequestError: If they are no mapping, or one cannot be set.
-
-    Example:
-        >>> template_variables({"chat_template_kwargs": {"enable_thinking": False}})
-        {'enable_thinking': False}
-    """
-    given = extra.get(VARIABLES)
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
-        raise BadRequestError(
-            f"extra.{VARIABLES} names variables of the chat template and their values, such as "
-            f'{{"enable_thinking": false}}; got {type(given).__name__}'
-        )
-    for name in given:
-        if name in _SET or not isinstance(name, str):
-            raise BadRequestError(f"extra.{VARIABLES} cannot set {name!r}: it is no variable")
-    return dict(given)
 
 
 def shows_tools(tokenizer: Any) -> bool:

@@ -9,12 +9,12 @@ import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from rigging.error import ProviderServerError, RiggingError
+from rigging.local import Outbox
 from rigging_vllm._errors import placed, request_error
 from rigging_vllm._lora import Adapters
 from rigging_vllm._prompts import Prompts, ignored
 from rigging_vllm._request import Answer
 from rigging_vllm._sampling import Sampling
-from rigging_vllm._ticket import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,7 +48,7 @@ class Responder:
         self._kind = importlib.import_module("vllm.sampling_params").RequestOutputKind
         self._adapters = Adapters(llm)
         self._ids = itertools.count()
-        self._outbox = Outbox()
+        self._outbox = Outbox[Answer]()
         self._tasks: dict[asyncio.Task[None], Ticket] = {}
         self._handler: asyncio.Task[None] | None = None  # vLLM's, which reads what comes back
 

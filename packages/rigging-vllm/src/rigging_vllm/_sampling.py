@@ -13,8 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from rigging.error import BadRequestError
+from rigging.local import TEMPLATE_VARIABLES
 from rigging_vllm._lora import LORA
-from rigging_vllm._prompts import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -127,7 +127,7 @@ def sampling_kwargs(
     if params.stop is not None:
         kwargs["stop"] = [stop for stop in params.stop if stop]  # vLLM refuses empty ones
     for name, value in params.extra.items():
-        if name in {LORA, VARIABLES}:
+        if name in {LORA, TEMPLATE_VARIABLES}:
             continue
         if name in _RESERVED:
             raise BadRequestError(f"extra.{name} cannot be set: {_RESERVED[name]}")
