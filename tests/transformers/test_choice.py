@@ -74,6 +74,13 @@ def scores_of(rows: int, seed: int) -> torch.Tensor:
     return scores.masked_fill(scores < -5, -torch.inf)
 
 
+def test_n_grams_longer_than_any_row_ban_nothing() -> None:
+    rows = [row_of([1, 2], Sampling(no_repeat_ngram_size=10**30)), row_of([1, 2], Sampling())]
+    scores = torch.tensor([[0.0, 1.0, 2.0]] * 2)
+
+    assert Choice(rows, scores)(scores).tolist() == [2, 2]
+
+
 def row_of(prompt: Sequence[int], sampling: Sampling) -> Row:
     return Row(prompt, Plan(sampling, {}), 100, (), (), None, lambda _, __: "")
 

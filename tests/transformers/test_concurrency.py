@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import itertools
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from rigging import GeneratedText, GenerateParams
-from rigging.error import ProviderTimeoutError
+from rigging.error import ProviderServerError, ProviderTimeoutError
 from rigging_transformers import TransformersGenerator
+from rigging_transformers._request import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -323,6 +327,99 @@ def test_event_loops_in_several_threads_share_the_engine(
         thread.join()
 
     assert said == [expected] * 4
+
+
+def test_copies_of_a_generator_around_a_model_share_its_batch(
+    borrowing: TransformersGenerator, widths: list[int]
+) -> None:
+    copied = copy.copy(borrowing)
+
+    async def main() -> None:
+        await asyncio.gather(
+            *(each.generate_texts(["Hello"], [SHORT]) for each in (borrowing, copied))
+        )
+
+    asyncio.run(main())
+
+    assert widths == [2, 2, 2]
+
+
+def test_a_batch_size_that_is_set_meanwhile_holds_at_once(
+    borrowing: TransformersGenerator, steps: Steps, widths: list[int]
+) -> None:
+    borrowing.max_batch_size = 8
+
+    async def ask(tokens: int) -> None:
+        await borrowing.generate_texts(["Hello"], [GenerateParams(max_tokens=tokens)])
+
+    async def main() -> None:
+        asked = asyncio.gather(*map(ask, [*range(5, 13), *[9] * 32]))
+        await steps.reach(3)
+        borrowing.max_batch_size = 2
+        # Who asks next brings it along.
+        await asyncio.gather(asked, ask(9))
+
+    asyncio.run(main())
+
+    assert max(widths[:4]) == 8
+    assert max(widths[16:]) == 2
+
+
+def test_who_is_made_ready_holds_nobody_up_who_runs(
+    borrowing: TransformersGenerator, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    others = GenerateParams(max_tokens=2, temperature=0, extra={"min_new_tokens": 1})
+
+    def slowly(*args: Any) -> Any:
+        events.append("ready")
+        time.sleep(0.03)
+        return prepare(*args)
+
+    async def main() -> None:
+        running = asyncio.create_task(borrowing.generate_texts(["Hello"], [LONG]))
+        await steps.reach(2)
+        monkeypatch.setattr("rigging_transformers._loop.prepare", slowly)
+        steps.then = lambda _: events.append("step")
+        await asyncio.gather(running, borrowing.generate_texts(["One"] * 8, [others] * 8))
+
+    asyncio.run(main())
+
+    assert events.count("ready") == 8
+    assert ("ready", "ready") not in itertools.pairwise(events)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_log_that_fails_keeps_no_answer_back(
+    borrowing: TransformersGenerator, reference: Reference, kind: type[BaseException]
+) -> None:
+    class Full(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            raise kind("the disk is full")
+
+    def ask() -> list[object]:
+        async def main() -> list[object]:
+            two = borrowing.generate_texts(["Hello"] * 2, [SHORT] * 2)
+            return list(await asyncio.wait_for(two, 60))
+
+        return asyncio.run(main())
+
+    def fail(*_: object) -> None:
+        raise SystemExit
+
+    log, handler = logging.getLogger("rigging_transformers"), Full()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        with reference.model.register_forward_pre_hook(fail):
+            failed = ask()
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+
+    assert [type(result) for result in failed] == [ProviderServerError] * 2
+    assert [type(result) for result in ask()] == [GeneratedText] * 2
 
 
 def test_many_callers_each_get_their_own(borrowing: TransformersGenerator) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import transformers
 
 from rigging import GeneratedText, GenerateParams
 from rigging.error import ProviderServerError
@@ -74,6 +75,7 @@ def say(
         pytest.param({"temperature": 0, "extra": {"min_new_tokens": 4}}, id="generate"),
         pytest.param({"seed": 1, "extra": {"min_new_tokens": 4}}, id="generate-sampled"),
         pytest.param({"temperature": 0, "extra": {"num_beams": 2}}, id="beams"),
+        pytest.param({"temperature": 0, "extra": {"cache_implementation": "static"}}, id="static"),
     ],
 )
 def test_a_batch_says_on_a_device_what_it_says_on_the_cpu(
@@ -114,3 +116,39 @@ def test_what_is_left_on_the_cpu_is_refused(
     for result in results:
         assert isinstance(result, ProviderServerError)
         assert "expected all tensors to be on the same device" in str(result)
+
+
+def test_prompts_that_join_beside_generate_are_read_as_ever(
+    reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = type(reference)(make_small("mixtral", reference.tokenizer), reference.tokenizer)
+    generator = TransformersGenerator.from_obj(*alone)
+    usual = alone.model.config._experts_implementation
+    seen: list[tuple[int, str]] = []
+
+    @contextmanager
+    def for_decoding(model: Any) -> Iterator[None]:
+        """What transformers does off the CPU: there, experts copy weights for each token."""
+        model.set_experts_implementation("batched_mm")
+        yield
+        model.set_experts_implementation(usual)
+
+    def note(_module: object, _inputs: object, kwargs: dict[str, Any]) -> None:
+        length = kwargs["input_ids"].shape[1]
+        seen.append((length, alone.model.config._experts_implementation))
+
+    async def main() -> None:
+        params = GenerateParams(max_tokens=20, temperature=0, extra={"min_new_tokens": 20})
+        other = asyncio.create_task(generator.generate_texts(["One"], [params]))
+        while len(seen) < 3:  # noqa: ASYNC110 (another thread counts)
+            await asyncio.sleep(0.001)
+        await generator.generate_texts(PROMPTS, [GenerateParams(max_tokens=2)] * len(PROMPTS))
+        await other
+
+    monkeypatch.setattr(transformers.GenerationMixin, "_optimize_model_for_decode", for_decoding)
+    with alone.model.register_forward_pre_hook(note, with_kwargs=True):
+        asyncio.run(main())
+
+    assert usual != "batched_mm"
+    assert {kind for length, kind in seen if length > 1} == {usual}
+    assert (1, "batched_mm") in seen

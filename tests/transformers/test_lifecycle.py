@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import rigging as rg
 from rigging import GeneratedText, GenerateParams
@@ -25,14 +26,15 @@ from rigging.error import (
 )
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._loaded import Loaded
+from tests.support.families import make_small
+from tests.transformers.conftest import Reference, greedy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.transformers.conftest import Reference
-
 KEY = "hf_planted_7c1e5b0a"
 SHORT = GenerateParams(max_tokens=3, temperature=0)
+DTYPES = ("float32", "bfloat16")
 
 
 def say(generator: TransformersGenerator) -> str:
@@ -260,6 +262,34 @@ def test_threads_that_load_and_unload_at_once_do_no_harm(
         thread.join()
 
     assert failures == []
+
+
+def test_models_that_are_asked_for_at_once_get_their_own_weights(
+    tmp_path: Path, reference: Reference
+) -> None:
+    # Its output layer is its embeddings, which transformers ties while it loads.
+    reference.tokenizer.save_pretrained(tmp_path)
+    make_small("gemma2", reference.tokenizer).save_pretrained(tmp_path)
+    alone = Reference(AutoModelForCausalLM.from_pretrained(tmp_path), reference.tokenizer)
+    expected = greedy(alone, "Hello", 8)
+    generators = [TransformersGenerator(model=str(tmp_path), dtype=dtype) for dtype in DTYPES * 3]
+
+    async def ask(generator: TransformersGenerator) -> str:
+        params = GenerateParams(max_tokens=8, temperature=0)
+        return str(*await generator.generate_texts(["Hello"], [params]))
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*map(ask, generators))
+
+    said = asyncio.run(main())
+    models = [generator._engine._own for generator in generators]
+
+    assert [said[n] for n, own in enumerate(generators) if own.dtype == "float32"] == [expected] * 3
+    for generator, loaded in zip(generators, models, strict=True):
+        assert loaded is not None
+        dtypes = {str(weight.dtype) for weight in loaded.model.parameters()}
+        assert dtypes == {f"torch.{generator.dtype}"}
+        generator.unload()
 
 
 def test_a_field_that_is_assigned_makes_it_another_model(

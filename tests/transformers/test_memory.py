@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from rigging import GenerateParams
+from rigging.error import ProviderServerError
 from rigging_transformers import TransformersGenerator
 from rigging_transformers._cache import RollingCache
-from rigging_transformers._layers import _zeros
-from rigging_transformers._memory import Capacity, free_memory, is_out_of_memory, on_device
+from rigging_transformers._device import on_device
+from rigging_transformers._layers import RollingLayer, _zeros
+from rigging_transformers._loaded import Loaded
+from rigging_transformers._memory import Capacity, free_memory, is_out_of_memory
 from tests.support.memory import out_of_memory
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 # Of torch since 2.8, and a RuntimeError.
 AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)
 SHORT = GenerateParams(max_tokens=3, temperature=0)
+
+
+def cache_name(reference: Reference) -> str:
+    return Loaded(reference.model, reference.tokenizer, "tiny").cache_name
 
 
 def say(generator: TransformersGenerator, prompts: list[str], params: GenerateParams) -> list[str]:
@@ -55,6 +62,7 @@ def say(generator: TransformersGenerator, prompts: list[str], params: GeneratePa
         RuntimeError("Error CUDA out of memory at line 380 in file ops.cu"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        RuntimeError("level_zero failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
     ],
     ids=str,
 )
@@ -132,6 +140,81 @@ def test_a_cache_that_cannot_begin_keeps_no_buffers(
 
     del caught
     assert [buffer() for buffer in made] == [None] * 3
+
+
+def test_who_has_no_memory_beside_a_prompt_that_is_read_waits_for_that(
+    borrowing: TransformersGenerator,
+    reference: Reference,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: Steps,
+) -> None:
+    monkeypatch.setattr("rigging_transformers._loop._READ_ON_CPU", 8)
+    long = "The quick brown fox " * 8
+    failed: list[int] = []
+    length = len(reference.tokenizer(long)["input_ids"])
+    expected = [reference.text(reference.new_tokens(p, max_new_tokens=3)) for p in ("One", long)]
+    steps.count = 0
+
+    def fail(_module: object, _inputs: object, kwargs: dict[str, Any]) -> None:
+        if kwargs["input_ids"].shape[1] < 8 and 8 * (steps.count + 1) < length:
+            failed.append(steps.count)
+            raise out_of_memory()
+
+    async def ask(prompt: str) -> str:
+        return str(*await borrowing.generate_texts([prompt], [SHORT]))
+
+    async def both() -> list[str]:
+        first = asyncio.create_task(ask(long))
+        await steps.reach(2)
+        return [await ask("One"), await first]
+
+    with reference.model.register_forward_pre_hook(fail, with_kwargs=True):
+        said = asyncio.run(both())
+
+    assert said == expected
+    assert failed
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 7])
+def test_buffers_that_a_step_has_no_memory_beside_become_smaller(
+    borrowing: TransformersGenerator, reference: Reference, most: int
+) -> None:
+    prompts = [f"number {n}" for n in range(8)]
+
+    def fail(_module: object, _inputs: object, kwargs: dict[str, Any]) -> None:
+        layers = kwargs[cache_name(reference)].layers
+        if any(isinstance(layer, RollingLayer) and layer.window.room > most for layer in layers):
+            raise out_of_memory()
+
+    with reference.model.register_forward_pre_hook(fail, with_kwargs=True):
+        said = say(borrowing, prompts, GenerateParams(max_tokens=20, temperature=0))
+
+    assert said == [reference.text(reference.new_tokens(p, max_new_tokens=20)) for p in prompts]
+
+
+def test_rows_whose_buffers_cannot_even_become_smaller_are_read_again(
+    borrowing: TransformersGenerator, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [f"number {n}" for n in range(8)]
+    failures: list[str] = []
+
+    def fail(_module: object, _inputs: object, kwargs: dict[str, Any]) -> None:
+        if kwargs["input_ids"].shape == (8, 1) and not failures:
+            failures.append("step")
+            raise out_of_memory()
+
+    def zeros(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        if failures == ["step"]:
+            failures.append("buffers")
+            raise out_of_memory()
+        return _zeros(like, rows, columns)
+
+    monkeypatch.setattr("rigging_transformers._layers._zeros", zeros)
+    with reference.model.register_forward_pre_hook(fail, with_kwargs=True):
+        said = say(borrowing, prompts, GenerateParams(max_tokens=20, temperature=0))
+
+    assert said == [reference.text(reference.new_tokens(p, max_new_tokens=20)) for p in prompts]
+    assert failures == ["step", "buffers"]
 
 
 @pytest.mark.parametrize("options", [{}, {"remove_invalid_values": True}], ids=["rolling", "other"])
@@ -306,6 +389,53 @@ def test_a_cuda_gpu_is_made_the_threads_own(
 
     with on_device(device):
         assert chosen == expected
+
+
+def test_cudnn_computes_no_attention_while_any_thread_is_on_a_cuda_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    is_on = torch.backends.cuda.cudnn_sdp_enabled
+    first, second = on_device("cuda:0"), on_device("cuda:1")
+    assert is_on()
+
+    with on_device("cpu"):
+        assert is_on()
+    with first:
+        second.__enter__()
+        assert not is_on()
+    assert not is_on()
+    second.__exit__(None, None, None)
+    assert is_on()
+
+    with pytest.raises(KeyError), on_device("cuda:0"):
+        raise KeyError
+    assert is_on()
+
+
+def test_cudnn_that_was_off_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+    try:
+        with on_device("cuda:0"):
+            pass
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled=True)
+
+
+def test_a_device_that_cannot_be_entered_fails_the_requests(
+    borrowing: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> contextlib.AbstractContextManager[None]:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    monkeypatch.setattr("rigging_transformers._loop.on_device", refuse)
+
+    (result,) = asyncio.run(borrowing.generate_texts(["one"], [SHORT]))
+
+    assert isinstance(result, ProviderServerError)
+    assert "Cannot re-initialize CUDA in forked subprocess" in str(result)
 
 
 def test_a_model_runs_on_its_own_device(

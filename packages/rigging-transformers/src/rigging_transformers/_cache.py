@@ -64,6 +64,11 @@ class RollingCache:
         """Tokens of the longest row."""
         return max(self.lengths, default=0)
 
+    @property
+    def room(self) -> int:
+        """Rows that there are buffers for."""
+        return self._all.room
+
     def add(
         self, prefilled: Cache, keep: Sequence[int], lengths: Sequence[int], *, more: int = 0
     ) -> None:
@@ -146,6 +151,12 @@ class RollingCache:
         masks = min(self.lengths) < self.width and any(map(looks_back, self._layers))
         self._mask[:rows, end] = 1
         return Cache(layers=self._layers), self._mask[:rows, start : end + 1] if masks else None
+
+    def shrink(self) -> None:
+        """Move what is in use into buffers for no more rows; if that fails, nothing is left."""
+        for window in self._windows.values():
+            if window.room > len(self):
+                self._move(window, len(self), self.width)
 
     def give_up(self) -> None:
         """Drop all, unless the last token can be written again: a state may have taken it."""

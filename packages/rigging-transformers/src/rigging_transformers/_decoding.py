@@ -10,6 +10,7 @@ by its own rules. So greedy and sampled rows, short and long ones, share one bat
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,6 +78,8 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
         "num_return_sequences": 1,
         "return_dict_in_generate": False,
         "stop_strings": None,  # each row knows them
+        # It would, for each length anew, where the model's config asks for a static cache.
+        "disable_compile": True,
         "tokenizer": loaded.tokenizer,
         **rows[0].plan.kwargs,
     }
@@ -91,7 +94,8 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
         kwargs["logits_processor"] = transformers.LogitsProcessorList(
             [_Chosen(rows, before, len(ids[0]))]
         )
-    watch = _Watch(rows, after_step) if alone else _Ends(rows, before, after_step)
+    between = functools.partial(_as_before, loaded.model, _experts(loaded.model), after_step)
+    watch = _Watch(rows, between) if alone else _Ends(rows, before, between)
     if loaded.remembers:
         # A short row makes it forget.
         loaded.model(input_ids=torch.tensor([ids[0][-1:]], device=device), use_cache=False)
@@ -107,6 +111,29 @@ def _decode(loaded: Loaded, rows: Sequence[Row], after_step: Callable[[], None])
     for row in rows:
         # A model may give up early, by a rule of its own.
         row.end = row.end or "length"
+
+
+def _experts(model: Any) -> Any:
+    """Return how a model of experts multiplies; None where somebody wraps one of transformers."""
+    get = getattr(model, "get_experts_implementation", None)
+    return None if get is None else get()
+
+
+def _as_before(model: Any, experts: Any, call: Callable[[], None]) -> None:
+    """Call something while experts multiply as they did before ``generate`` was called.
+
+    Off the CPU it lets them copy weights for each token, which is fast for few: the prompts
+    of others would take all memory that there is.
+    """
+    meanwhile = _experts(model)
+    if meanwhile == experts:
+        call()
+        return
+    model.set_experts_implementation(experts)
+    try:
+        call()
+    finally:
+        model.set_experts_implementation(meanwhile)
 
 
 def _read_back(row: Row, tokens: list[int]) -> None:

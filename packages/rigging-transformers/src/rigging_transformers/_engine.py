@@ -19,7 +19,7 @@ import weakref
 from collections import deque
 from concurrent.futures import Future
 from threading import Lock, Thread, current_thread
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from rigging.error import MissingDependencyError, ProviderServerError, RiggingError
 from rigging.events import ModelLoaded, ModelUnloaded
@@ -30,6 +30,7 @@ from rigging_transformers._source import PROVIDER, LoadSpec, locate, require_mod
 from rigging_transformers._ticket import Ticket, is_lost
 
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from rigging_transformers._loaded import Loaded
@@ -64,6 +65,10 @@ class Engine:
         max_rows: How many requests are generated for at once.
     """
 
+    # Held while any of them loads: transformers replaces functions of its own and of torch's
+    # meanwhile, for all threads.
+    _loading: ClassVar[LockType] = Lock()
+
     def __init__(self, borrowed: Loaded | None = None) -> None:
         self.max_rows = 1
         self._borrowed = borrowed
@@ -91,8 +96,11 @@ class Engine:
         return self.twin()
 
     def twin(self) -> Engine:
-        """Return an engine for a copy of the generator: it loads a model of its own."""
-        return Engine(self._borrowed)
+        """Return an engine for a copy of the generator: it loads a model of its own.
+
+        One that is borrowed has one engine, since a model may keep something of what it read.
+        """
+        return Engine() if self._borrowed is None else self
 
     def load(self, spec: LoadSpec) -> None:
         """Load the model, unless it is loaded. Blocks until it is.
@@ -146,12 +154,12 @@ class Engine:
 
     def _gather(self, tickets: Sequence[Ticket]) -> None:
         loop = asyncio.get_running_loop()
-        gathered = self._gathered.setdefault(loop, [])
-        if not gathered:
-            loop.call_soon(self._put_gathered, gathered)
-        gathered += tickets
+        if loop not in self._gathered:
+            loop.call_soon(self._put_gathered, loop)
+        self._gathered.setdefault(loop, []).extend(tickets)
 
-    def _put_gathered(self, gathered: list[Ticket]) -> None:
+    def _put_gathered(self, loop: asyncio.AbstractEventLoop) -> None:
+        gathered = self._gathered.pop(loop)
         if is_lost(current_thread()):
             self._refuse(gathered, _cannot_run("Python is exiting"))
         elif current_thread() is self._thread:
@@ -161,7 +169,6 @@ class Engine:
                 self._put(gathered)
             except RuntimeError as error:  # no thread can be started
                 self._refuse(gathered, _cannot_run(error))
-        gathered.clear()
 
     def _do(self, call: Callable[[], object]) -> None:
         if current_thread() is self._thread:
@@ -198,8 +205,16 @@ class Engine:
             if isinstance(head, _Task):
                 _settle(head)
             else:
-                self._answer(head.spec)
+                self._serve(head.spec)
             del head
+
+    def _serve(self, spec: LoadSpec) -> None:
+        """Answer the requests at the head of the inbox, whatever happens."""
+        try:
+            self._answer(spec)
+        # Such as a handler of a log that raises. The thread has to go on: others will ask.
+        except BaseException as error:  # noqa: BLE001 (nobody shall wait for ever)
+            self._refuse(self._take(spec), _cannot_run(error))
 
     def _take(self, spec: LoadSpec) -> list[Ticket]:
         """Take the requests at the head of the inbox that are for one model."""
@@ -219,12 +234,10 @@ class Engine:
             # Imports torch.
             from rigging_transformers._loop import DecodingLoop  # noqa: PLC0415
 
-            loop = DecodingLoop(loaded, lambda: self._take(spec), self._room())
+            loop = DecodingLoop(loaded, lambda: self._take(spec), self._room)
         except RiggingError as error:
             self._refuse(self._take(spec), error)
         except BaseException as error:  # noqa: BLE001 (nobody shall wait for ever)
-            _log.debug("the engine of %s failed", spec.model, exc_info=error)
-            drop_frames(error)  # these hold the model
             failure = ProviderServerError(
                 f"the engine failed: {type(error).__name__}: {error}",
                 provider=PROVIDER,
@@ -233,6 +246,8 @@ class Engine:
             )
             failure.__cause__ = error
             self._refuse(self._take(spec), failure)
+            _log.debug("the engine of %s failed", spec.model, exc_info=error)
+            drop_frames(error)  # these hold the model
         else:
             loop.run()
 
@@ -273,7 +288,8 @@ class Engine:
                     error.name or "transformers",
                 ) from error
             began = time.perf_counter()
-            self._own = load(spec, source)
+            with Engine._loading:
+                self._own = load(spec, source)
             event = ModelLoaded(PROVIDER, spec.model, time.perf_counter() - began)
             manager.tell("rigging_model_loaded", event)
         return self._own
@@ -301,6 +317,7 @@ class Engine:
 def _begin_anew() -> None:
     """Let a forked child use the engines: their threads and callers are the parent's."""
     _BEGINNING.release()
+    Engine._loading = Lock()
     for engine in _ENGINES:
         engine._begin()
 

@@ -15,6 +15,8 @@ aside until they have gone. Imports torch: import this module late.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,6 +26,7 @@ from rigging.error import BadRequestError, GenerationError, ProviderServerError,
 from rigging.local import drop_frames
 from rigging_transformers._answers import Answers
 from rigging_transformers._decoding import decode, generate_options
+from rigging_transformers._device import on_device
 from rigging_transformers._filters import check
 from rigging_transformers._grouping import fits, groups, within
 from rigging_transformers._joining import (
@@ -35,7 +38,7 @@ from rigging_transformers._joining import (
     row_rolls,
     seeds_roll,
 )
-from rigging_transformers._memory import free_memory, is_out_of_memory, on_device
+from rigging_transformers._memory import free_memory, is_out_of_memory
 from rigging_transformers._request import prepare
 from rigging_transformers._rolling import RollingBatch
 
@@ -55,6 +58,8 @@ _log: Final = logging.getLogger(__name__)
 # it in parts. A CPU's caches hold no more, and an accelerator is not busy with less.
 _READ_ON_CPU: Final = 1024
 _READ: Final = 8192
+# How long requests are made ready for at once while rows wait for their next token: seconds.
+_ADMITTING_S: Final = 0.02
 
 
 class _Reading(NamedTuple):
@@ -79,15 +84,16 @@ class DecodingLoop:
     Args:
         loaded: The model.
         take: Gives what has come since it was last asked.
-        capacity: How many rows may run at once.
+        room: Tells how many rows may run at once.
     """
 
     def __init__(
-        self, loaded: Loaded, take: Callable[[], Sequence[Ticket]], capacity: Capacity
+        self, loaded: Loaded, take: Callable[[], Sequence[Ticket]], room: Callable[[], Capacity]
     ) -> None:
         self._loaded = loaded
         self._take = take
-        self._capacity = capacity
+        self._room = room
+        self._capacity = room()
         self._options = generate_options()
         self._rolls = model_rolls(loaded)
         if not self._rolls:
@@ -118,12 +124,15 @@ class DecodingLoop:
                         self._run_others()
         # Nobody shall wait for ever, not even where a model's own code says `sys.exit()`.
         except BaseException as error:  # noqa: BLE001 (told to all who wait)
-            _log.exception("the engine of %s failed", self._loaded.name)
             failure = ProviderServerError(
                 f"the engine failed: {type(error).__name__}: {error}", retryable=False
             )
             self._answers.fail_all(failure)
+            # What has just come, too: else, the same would happen to it over and over.
+            self._waiting.extend(self._take())
             self._answers.refuse((t for t in self._waiting if t.row is None), failure)
+            self._answers.send()
+            _log.exception("the engine of %s failed", self._loaded.name)
         finally:
             self._answers.send()
 
@@ -132,6 +141,7 @@ class DecodingLoop:
     def _turn(self) -> bool:
         """Let rows join, and take a step. Returns whether there is anything left to do."""
         self._aside = self._answers.wanted(self._aside)
+        self._capacity = self._room()  # another one, once somebody has set it
         self._admit()
         # Those that run wait for one group only.
         for _ in range(1 if len(self._batch) else len(self._joining)):
@@ -157,7 +167,9 @@ class DecodingLoop:
         reading = [self._reading.row] if self._reading else []
         soon = (row.length for row in (*joining, *self._long, *reading))
         running = [*self._batch.lengths, *soon]
-        while self._waiting and len(running) < self._capacity.rows:
+        is_busy = len(self._batch) or self._is_generating
+        until = time.monotonic() + _ADMITTING_S if is_busy else math.inf
+        while self._waiting and len(running) < self._capacity.rows and time.monotonic() < until:
             row = self._prepared(self._waiting[0])
             if row is None:
                 self._waiting.popleft()
@@ -276,8 +288,11 @@ class DecodingLoop:
         try:
             self._batch.step()
         except Exception as error:  # noqa: BLE001 (whatever a model raises)
-            kept = len(rows) // 2 if is_out_of_memory(error) else 0
-            self._recover(self._batch.drop(range(kept, len(rows))), len(rows), error)
+            # Those that have left may have left so much room that the others need not leave.
+            room = self._batch.room
+            count = room if room >= 2 * len(rows) else len(rows)
+            kept = min(len(rows), count // 2) if is_out_of_memory(error) else 0
+            self._recover(self._batch.drop(range(kept, len(rows))), count, error)
         else:
             self._answers.settle(rows)
             self._batch.drop_ended()
@@ -289,23 +304,31 @@ class DecodingLoop:
 
         Args:
             rows: Those that have to leave the batch, or did not get in.
-            count: How many were to run at once.
+            count: How many were to run at once, or had room.
             error: What happened.
         """
+        if is_out_of_memory(error):
+            _let_go(error)
+            self._shrink()
         # They know what they have generated, and go on from there.
         self._read_again(self._batch.drop_lost())
         rows = self._answers.wanted(rows)
         if not is_out_of_memory(error):
             self._answers.fail(rows, _failure(error))
             return
-        _let_go(error)
         if count > 1:
             self._halve(count)
             self._read_again(rows)
-        elif self._is_generating:
+        elif self._is_generating or self._reading:
             self._aside += rows
         else:
             self._answers.fail(rows, _failure(error))
+
+    def _shrink(self) -> None:
+        try:
+            self._batch.shrink()
+        except Exception as error:  # noqa: BLE001 (out of memory, once more)
+            _let_go(error)
 
     def _read_again(self, rows: Sequence[Row]) -> None:
         for group in groups(rows, self._read):

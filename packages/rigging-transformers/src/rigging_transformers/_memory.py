@@ -17,7 +17,6 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
 __all__ = [
     "Capacity",
@@ -25,7 +24,6 @@ __all__ = [
     "free_memory",
     "free_workspaces",
     "is_out_of_memory",
-    "on_device",
     "weights_apart",
 ]
 
@@ -44,6 +42,8 @@ _SIGNS: Final = (
     "_ALLOCATION_FAILED",  # the same, since cuDNN 9
     "can't allocate",
     "not enough memory",  # the same, on Windows
+    "OUT_OF_DEVICE_MEMORY",  # XPU
+    "OUT_OF_HOST_MEMORY",
 )
 # A thread's first multiplication takes memory for cuBLAS, which says so if there is none.
 _NO_HANDLE: Final = re.compile("CUBLAS_STATUS_NOT_INITIALIZED.*cublasCreate")
@@ -129,14 +129,6 @@ def free_memory() -> None:
         )
     # glibc keeps what is freed between blocks in use: a tenth of a model may stay.
     _call_glibc("malloc_trim", 0)
-
-
-def on_device(device: str) -> AbstractContextManager[object]:
-    """Make a CUDA GPU the thread's own, since some kernels run on that and not on their input's.
-
-    A new thread's is the first GPU.
-    """
-    return torch.cuda.device(device) if device.startswith("cuda") else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

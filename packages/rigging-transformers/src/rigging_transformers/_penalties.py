@@ -7,6 +7,7 @@ Imports torch: import this module late.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict, deque
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
@@ -107,7 +108,8 @@ class _Followers:
 
     def __init__(self, row: Row) -> None:
         self._taken = 0  # of the tokens that were generated
-        self._last: deque[int] = deque(maxlen=row.plan.sampling.no_repeat_ngram_size - 1)
+        size = min(row.plan.sampling.no_repeat_ngram_size, sys.maxsize)
+        self._last: deque[int] = deque(maxlen=size - 1)
         self._followers: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
         self._take(row.prompt)
 

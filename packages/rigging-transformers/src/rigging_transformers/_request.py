@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from dataclasses import dataclass
@@ -160,7 +161,9 @@ def placed(error: RiggingError, loaded: Loaded) -> RiggingError:
     """Let an error say which model it is about, without keeping it in memory."""
     if isinstance(error, GenerationError):
         error.provider, error.model = PROVIDER, loaded.name
-    _log.debug("a request to %s failed", loaded.name, exc_info=error)
+    # A handler that raises shall not keep the answer back.
+    with contextlib.suppress(BaseException):
+        _log.debug("a request to %s failed", loaded.name, exc_info=error)
     # Where it was raised is in the log.
     drop_frames(error)
     return error

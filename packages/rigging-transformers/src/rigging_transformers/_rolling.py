@@ -6,7 +6,7 @@ Imports torch: import this module late.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from rigging_transformers._row import Row
 
 __all__ = ["RollingBatch"]
+
+# Of a mask at most: tokens of a part times those before. Some kernels want two bytes of each,
+# for each row.
+_CELLS: Final = 1 << 28
 
 
 class RollingBatch:
@@ -56,6 +60,11 @@ class RollingBatch:
         """Tokens of each row that are in the cache."""
         return self._cache.lengths
 
+    @property
+    def room(self) -> int:
+        """Rows that the cache has buffers for."""
+        return self._cache.room
+
     def join(self, rows: Sequence[Row], *, more: int = 0) -> None:
         """Read the prompts of new rows, and generate the first token of each.
 
@@ -84,17 +93,20 @@ class RollingBatch:
 
         Args:
             row: As for `join`.
-            size: Tokens of a part.
+            size: Tokens of a part; fewer where it looks back to so many that the mask would
+                take much memory.
             more: As for `join`.
         """
         read = [*row.prompt, *row.tokens]
         cache = DynamicCache(config=self._model.config)
-        for start in range(0, len(read), size):
-            if start:
+        end = 0
+        while end < len(read):
+            if end:
                 yield
-            part = read[start : start + size]
-            positions = torch.arange(start, start + len(part), device=self._device)
-            scores = self._forward(self._tensor([part]), None, positions[None], cache)
+            most = max(1, min(size, _CELLS // max(end, 1)))
+            start, end = end, min(end + most, len(read))
+            positions = torch.arange(start, end, device=self._device)
+            scores = self._forward(self._tensor([read[start:end]]), None, positions[None], cache)
         self._let_in([row], [len(read)], scores, cache, more)
 
     def _let_in(
@@ -159,6 +171,13 @@ class RollingBatch:
             self.rows = [self.rows[row] for row in order]
             self._choice = self._input = None
         return gone
+
+    def shrink(self) -> None:
+        """Give back what the cache has to spare.
+
+        If memory does not suffice even for that, the rows are lost.
+        """
+        self._cache.shrink()
 
     def drop_lost(self) -> list[Row]:
         """Let rows leave whose keys and values are gone, and return them."""
