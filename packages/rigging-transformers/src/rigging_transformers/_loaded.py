@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rigging_transformers._source import LoadSpec
 
-__all__ = ["NO_CHARACTER", "Loaded", "as_ids"]
+__all__ = ["NO_CHARACTER", "Loaded", "as_ids", "wider"]
 
 #: What a decoder writes where bytes make no character, or not yet.
 NO_CHARACTER: Final = "\ufffd"
@@ -147,10 +147,7 @@ class Loaded:
 
     def special_id(self, text: str) -> int | None:
         """Return the special token that ``text`` spells, which no decoded text ever shows."""
-        # Mistral's own tokenizers tell all or nothing.
-        known = getattr(self.tokenizer, "get_added_vocab", self.tokenizer.get_vocab)
-        id_: int | None = known().get(text)
-        return id_ if id_ in self.tokenizer.all_special_ids else None
+        return self._special_ids.get(text)
 
     def continuation(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """Decode ``tokens`` as they read behind ``prompt``; special tokens are left out."""
@@ -158,12 +155,19 @@ class Loaded:
         before = self._decode(prompt[-count:])
         while before.startswith(NO_CHARACTER) and count < len(prompt):
             # It began within a character, which spoils all of a run of bytes.
-            count *= 2
+            count = wider(count, _LEAD)
             before = self._decode(prompt[-count:])
         lead = prompt[-count:]
         text = self._decode([*lead, *tokens])
         # A character that the prompt ends in the middle of is decoded otherwise when whole.
         return text[len(before) :] if text.startswith(before) else self._decode(tokens)
+
+    @cached_property
+    def _special_ids(self) -> dict[str, int]:
+        # Mistral's own tokenizers tell all or nothing.
+        known = getattr(self.tokenizer, "get_added_vocab", self.tokenizer.get_vocab)
+        special = frozenset(self.tokenizer.all_special_ids)
+        return {text: id_ for text, id_ in known().items() if id_ in special}
 
     @property
     def _text_config(self) -> Any:
@@ -178,10 +182,28 @@ class Loaded:
         return id_ is not None and 0 <= id_ < (self.vocabulary or sys.maxsize)
 
     def _decode(self, tokens: Sequence[int]) -> str:
+        if not tokens:
+            return ""
         text: str = self.tokenizer.decode(
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+
+def wider(count: int, first: int) -> int:
+    """Return how many tokens to decode next, where so many began within a character.
+
+    Example:
+        >>> wider(8, first=8), wider(11, first=8)
+        (9, 22)
+
+    Args:
+        count: How many.
+        first: How many it was at first.
+    """
+    # A character has four bytes at most, so three tokens more reach where it begins, or another
+    # does, unless it is a run of bytes that is spoilt as a whole.
+    return count + 1 if count < first + 3 else 2 * count
 
 
 def as_ids(value: int | Sequence[int] | None) -> list[int]:

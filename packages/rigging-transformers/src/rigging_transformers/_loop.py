@@ -109,7 +109,7 @@ class DecodingLoop:
         self._joining: deque[list[Row]] = deque()
         self._long: deque[Row] = deque()  # that join, too, but are read in parts
         self._reading: _Reading | None = None  # of the first of these
-        self._others: list[Row] = []
+        self._others: dict[Hashable, list[Row]] = {}  # by what shares a call of ``generate``
         self._aside: list[Row] = []  # that need all the memory there is
         self._is_generating = False
 
@@ -175,7 +175,7 @@ class DecodingLoop:
                 self._waiting.popleft()
             elif not self._may_roll(row):
                 self._waiting.popleft()
-                self._others.append(row)
+                self._others.setdefault(self._key(row), []).append(row)
             elif fits([*running, row.length]):
                 self._waiting.popleft()
                 for claimed in self._answers.claim([row]):
@@ -347,14 +347,16 @@ class DecodingLoop:
     # -- The others ----------------------------------------------------------------------
 
     def _run_others(self) -> None:
-        """Run those of the others that can share one call of ``generate`` with the first."""
-        key = self._key(self._others[0])
-        alike = [row for row in self._others if self._key(row) == key][: self._capacity.rows]
+        """Run the first of the others that can share one call of ``generate``."""
+        key = next(iter(self._others))
+        alike = self._others.pop(key)
         # As it gets longer, a batch must not become another thing to its rows.
         steady = self._loaded.steady if self._is_steady(alike[0]) else None
-        rows = within(steady or self._loaded.context, alike)
+        rows = within(steady or self._loaded.context, alike[: self._capacity.rows])
         chosen = set(map(id, rows))
-        self._others = [row for row in self._others if id(row) not in chosen]
+        left = [row for row in alike if id(row) not in chosen]
+        if left:
+            self._others[key] = left  # behind those that cannot share it
         self._generate(self._answers.claim(rows))
 
     def _run_aside(self) -> None:

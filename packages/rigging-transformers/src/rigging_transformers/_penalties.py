@@ -8,8 +8,8 @@ Imports torch: import this module late.
 from __future__ import annotations
 
 import sys
+from array import array
 from collections import defaultdict, deque
-from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -61,7 +61,10 @@ class _Repetition:
     """As transformers' ``RepetitionPenaltyLogitsProcessor``: of the prompt's tokens, too."""
 
     def __init__(self, rows: Mapping[int, Row], scores: torch.Tensor) -> None:
-        tokens = {index: {*row.prompt, *row.tokens} for index, row in rows.items()}
+        for row in rows.values():
+            # It has them from its last batch, if its neighbours have changed.
+            row.distinct = row.distinct or _Distinct(row)
+        tokens = {index: row.distinct.of(row) for index, row in rows.items()}
         self._places = _Places(tokens, scores)
         self._values = scores.new_tensor(
             [row.plan.sampling.repetition_penalty for row in rows.values()]
@@ -74,6 +77,26 @@ class _Repetition:
 
     def add(self, tokens: torch.Tensor) -> None:
         self._places.add(tokens)
+
+
+class _Distinct:
+    """The tokens of a row and its prompt, each once.
+
+    Each token is looked at once, however long the row is.
+    """
+
+    def __init__(self, row: Row) -> None:
+        self._taken = 0  # of the tokens that were generated
+        self._known = {*row.prompt}
+        self._tokens = array("q", self._known)
+
+    def of(self, row: Row) -> array[int]:
+        """Return them all."""
+        new = {*row.tokens[self._taken :]} - self._known
+        self._taken = len(row.tokens)
+        self._known |= new
+        self._tokens.extend(new)
+        return self._tokens
 
 
 class _NGrams:
@@ -130,7 +153,8 @@ class _Occurrence:
     """The presence and the frequency penalty: of generated tokens only."""
 
     def __init__(self, rows: Mapping[int, Row], scores: torch.Tensor) -> None:
-        self._places = _Places({index: row.tokens for index, row in rows.items()}, scores)
+        tokens = {index: array("q", row.tokens) for index, row in rows.items()}
+        self._places = _Places(tokens, scores)
         samplings = [row.plan.sampling for row in rows.values()]
         self._presence = scores.new_tensor([own.presence_penalty for own in samplings])
         self._frequency = scores.new_tensor([own.frequency_penalty for own in samplings])
@@ -169,12 +193,13 @@ class _Places:
         rows: The same row's index in the batch.
     """
 
-    def __init__(self, tokens: Mapping[int, Collection[int]], scores: torch.Tensor) -> None:
+    def __init__(self, tokens: Mapping[int, array[int]], scores: torch.Tensor) -> None:
         device = scores.device
         self._indices = torch.tensor(list(tokens), device=device)
         self._each = torch.arange(len(tokens), device=device)
-        # There may be a hundred thousand, for which tuples would take a tenth of a second.
-        all_tokens = torch.tensor(list(chain.from_iterable(tokens.values())), dtype=torch.long)
+        # There may be a hundred thousand, for which lists would take a tenth of a second.
+        parts = [torch.frombuffer(own, dtype=torch.long) for own in tokens.values() if own]
+        all_tokens = torch.cat([torch.empty(0, dtype=torch.long), *parts])
         counts = torch.tensor([len(own) for own in tokens.values()])
         numbers = torch.arange(len(tokens)).repeat_interleave(counts)
         # Some models have more embeddings than scores.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from rigging_transformers._loaded import NO_CHARACTER
+from rigging_transformers._loaded import NO_CHARACTER, wider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -44,6 +44,7 @@ class Row:
         tokens: What was generated so far, with the token that ended it.
         end: Why it ended; None while it runs.
         random_numbers: Of its own, once the first was drawn; None where it has no seed.
+        distinct: Its tokens and its prompt's, each once, where these are made less likely.
         followers: What has followed its runs of tokens, where none may be there twice.
     """
 
@@ -58,6 +59,7 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     end: End | None = None
     random_numbers: Any = None
+    distinct: Any = None
     followers: Any = None
 
     def __post_init__(self) -> None:
@@ -129,7 +131,7 @@ class Row:
             if not text.startswith(NO_CHARACTER):
                 return text
             # It began within a character, which spoils all of a run of bytes.
-            count *= 2
+            count = wider(count, self._window)
         return self.continuation(self.prompt, self.tokens)
 
 
