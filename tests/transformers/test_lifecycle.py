@@ -459,6 +459,28 @@ def test_a_wrapped_model_takes_what_decides_how_requests_run(reference: Referenc
     assert (generator.max_batch_size, generator.chat_template) == (3, "{{ 'Hello' }}")
 
 
+def test_a_wrapped_model_keeps_its_name(reference: Reference) -> None:
+    generator = TransformersGenerator.from_obj(reference.model, reference.tokenizer)
+
+    with pytest.raises(InvalidGeneratorError, match="model decides how a model is loaded"):
+        generator.model = "org/other"
+
+
+def test_what_cannot_be_wrapped_says_what_to_give_instead(reference: Reference) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    small = T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    wrapper = SimpleNamespace(config=reference.model.config, generate=print)
+    processor = SimpleNamespace(tokenizer=reference.tokenizer)
+
+    with pytest.raises(InvalidGeneratorError, match="a t5 model has an encoder"):
+        TransformersGenerator.from_obj(T5ForConditionalGeneration(small), reference.tokenizer)
+    with pytest.raises(InvalidGeneratorError, match="wraps a model of transformers"):
+        TransformersGenerator.from_obj(wrapper, reference.tokenizer)
+    with pytest.raises(InvalidGeneratorError, match=r"give its tokenizer, `processor\.tokenizer`"):
+        TransformersGenerator.from_obj(reference.model, processor)
+
+
 def test_a_wrapped_model_does_not_pickle_and_says_what_to_do(
     borrowing: TransformersGenerator,
 ) -> None:

@@ -7,11 +7,15 @@ import contextlib
 import importlib
 import json
 import logging
+import os
 import pickle
 import shutil
+import subprocess
 import sys
+import threading
 import warnings
 import weakref
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +24,7 @@ import torch
 import rigging as rg
 from rigging import GenerateParams
 from rigging.error import (
+    AuthenticationError,
     BadRequestError,
     InvalidGeneratorError,
     InvalidIdentifierError,
@@ -40,7 +45,15 @@ if TYPE_CHECKING:
     from tests.transformers.conftest import Reference
 
 SHORT = GenerateParams(max_tokens=8, temperature=0)
+OWN_CODE = "transformers_modules"
 PROMPTS = ("The quick", "What is the capital", "One two three four five six")
+
+
+def change_json(model: Path, into: Path, name: str, **changes: Any) -> None:
+    """Copy a model, and change one of its files."""
+    shutil.copytree(model, into, dirs_exist_ok=True)
+    path = into / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def texts(generator: TransformersGenerator) -> list[str]:
@@ -280,6 +293,65 @@ def test_an_attention_that_needs_a_package_says_so(tiny_model: Path) -> None:
     assert caught.value.dependency == "flash_attn"
 
 
+@pytest.mark.parametrize(
+    ("kind", "message", "dependency"),
+    [
+        ("aqlm", "`pip install 'aqlm[gpu,cpu]'`", "aqlm"),
+        ("compressed-tensors", "`pip install 'compressed-tensors>=", "compressed-tensors"),
+    ],
+)
+def test_what_a_model_that_is_saved_quantised_needs_is_named(
+    tiny_model: Path, tmp_path: Path, kind: str, message: str, dependency: str
+) -> None:
+    change_json(tiny_model, tmp_path, "config.json", quantization_config={"quant_method": kind})
+
+    with pytest.raises(MissingDependencyError) as caught:
+        TransformersGenerator(model=str(tmp_path)).load()
+
+    assert message in str(caught.value)
+    assert caught.value.dependency == dependency
+
+
+@pytest.mark.parametrize("kind", ["fbgemm_fp8", "spqr"])
+def test_a_gpu_that_is_missing_is_no_missing_package(
+    tiny_model: Path, tmp_path: Path, kind: str
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    change_json(tiny_model, tmp_path, "config.json", quantization_config={"quant_method": kind})
+
+    with pytest.raises(BadRequestError, match="GPU"):
+        TransformersGenerator(model=str(tmp_path)).load()
+
+
+@pytest.fixture
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where transformers copies a model's own code to, and imports it: else, one per account."""
+    from transformers import dynamic_module_utils
+
+    path = tmp_path_factory.mktemp("modules")
+    before = {name: sys.modules[name] for name in sys.modules if name.startswith(OWN_CODE)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(path))
+        patch.setattr(sys, "path", [*sys.path])
+        yield path
+    for name in [name for name in sys.modules if name.startswith(OWN_CODE)]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def test_a_name_that_a_package_lacks_is_no_missing_package(
+    tiny_model: Path, tmp_path: Path, modules: Path
+) -> None:
+    auto = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    change_json(tiny_model, tmp_path, "config.json", auto_map=auto, model_type="own")
+    (tmp_path / "own.py").write_text("from transformers.modeling_utils import no_such_thing\n")
+
+    with pytest.raises(BadRequestError, match="cannot import name 'no_such_thing'"):
+        TransformersGenerator(model=str(tmp_path), trust_remote_code=True).load()
+    assert list(modules.rglob("own.py"))
+
+
 def test_a_package_that_only_transformers_names_is_the_dependency(tiny_model: Path) -> None:
     config = {"quant_method": "gptq", "bits": 4}
     generator = TransformersGenerator(
@@ -336,6 +408,156 @@ def test_a_revision_is_one_of_model_and_tokenizer(
     missing = by_identifier(f"transformers!org/tiny,revision=v3,model_kwargs.cache_dir={tmp_path}")
     with pytest.raises(ProviderConnectionError, match="not in the local cache"):
         missing.load()
+
+
+# -- Parts that are missing or broken ----------------------------------------------------
+
+
+def weights_of(model: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(model / "model.safetensors"))
+
+
+def save_weights(weights: dict[str, torch.Tensor], model: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("missing", [1, 21])
+def test_weights_that_are_missing_are_not_made_up(
+    tiny_model: Path, tmp_path: Path, missing: int
+) -> None:
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    weights = weights_of(tiny_model)
+    save_weights(dict(sorted(weights.items())[missing:]) or {"x": torch.ones(1)}, tmp_path)
+
+    with pytest.raises(BadRequestError, match=f"^{missing} of the model's weights are in none"):
+        TransformersGenerator(model=str(tmp_path)).load()
+
+
+def test_an_encoder_is_refused(tmp_path: Path, reference: Reference) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=len(reference.tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    reference.tokenizer.save_pretrained(tmp_path)
+
+    with pytest.raises(BadRequestError, match="only an encoder"):
+        TransformersGenerator(model=str(tmp_path)).load()
+
+
+def test_a_tokenizer_without_its_files_is_missing(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").unlink()
+
+    with pytest.raises(ModelNotFoundError, match="lacks its tokenizer's files"):
+        TransformersGenerator(model=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("pytorch_model.bin", b""),
+        ("pytorch_model.bin", b"<html>not here</html>" * 50),
+        ("model.safetensors.index.json", b"{"),
+    ],
+)
+def test_a_file_that_is_broken_is_not_missing(
+    tiny_model: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    if name != "config.json":
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(BadRequestError, match="The file may be broken: fetch it again"):
+        TransformersGenerator(model=str(tmp_path)).load()
+
+
+def test_a_gguf_file_is_one_in_small_letters(tmp_path: Path) -> None:
+    (tmp_path / "M.GGUF").write_bytes(b"GGUF")
+
+    with pytest.raises(ModelNotFoundError, match="rename this one"):
+        TransformersGenerator(model=str(tmp_path / "M.GGUF")).load()
+
+
+# -- What the hub answers ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", ["", "hf_planted_5d\n", "hf_planted_\xfc", "hf planted"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(
+    tiny_model: Path, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG), pytest.raises(AuthenticationError) as caught:
+        TransformersGenerator(model=str(tiny_model), api_key=token).load()
+
+    assert "api_key is no hub token" in str(caught.value)
+    assert "planted" not in caplog.text + str(caught.value)
+
+
+@contextlib.contextmanager
+def hub_that_answers(status: int) -> Iterator[str]:
+    """Run a hub that answers any request alike; return its address."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET  # noqa: N815 (the base class's name)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, "AuthenticationError False"),
+        (403, "PermissionDeniedError False"),
+        (429, "RateLimitError True"),
+        (501, "ProviderServerError True"),
+    ],
+)
+def test_what_the_hub_answers_is_the_error(tmp_path: Path, status: int, kind: str) -> None:
+    code = """
+from rigging.error import GenerationError
+from rigging_transformers import TransformersGenerator
+
+try:
+    TransformersGenerator(model="org/tiny", api_key="hf_planted_5d").load()
+except GenerationError as error:
+    assert "planted" not in str(error)
+    print(type(error).__name__, error.retryable)
+"""
+    with hub_that_answers(status) as address:
+        settings = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    assert run.stdout.strip() == kind
 
 
 # -- Adapters ----------------------------------------------------------------------------
@@ -399,6 +621,20 @@ def test_a_model_with_an_adapter_says_what_pefts_own_merged_model_says(
     assert all(a != b for a, b in zip(texts(without), expected, strict=True))
 
 
+def test_an_adapter_may_be_a_file_of_torchs(
+    adapted: TransformersGenerator, adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    older = shutil.copytree(adapter, tmp_path / "older")
+    torch.save(load_file(older / "adapter_model.safetensors"), older / "adapter_model.bin")
+    (older / "adapter_model.safetensors").unlink()
+    generator = TransformersGenerator(model=str(tiny_model), adapter=str(older))
+
+    assert texts(generator) == texts(adapted)
+    generator.unload()
+
+
 def test_a_model_with_an_adapter_runs_in_the_rolling_batch(
     adapted: TransformersGenerator, reference: Reference
 ) -> None:
@@ -449,7 +685,7 @@ def test_an_adapter_of_a_kind_that_transformers_does_not_load_is_refused(
     PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM").save_pretrained(other)
     generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
 
-    with pytest.raises(BadRequestError, match=r"prompt learning.*merge_and_unload"):
+    with pytest.raises(BadRequestError, match=r"prompt learning.*by from_obj"):
         generator.load()
 
 
@@ -670,13 +906,8 @@ class CustomForCausalLM(LlamaForCausalLM):
 
 
 def test_code_that_comes_with_a_model_runs_only_if_asked(
-    tmp_path: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, reference: Reference, modules: Path
 ) -> None:
-    from transformers import dynamic_module_utils
-
-    # transformers copies the code to a place for the whole account, and imports it there.
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
     directory = make_tiny_model(tmp_path / "model")
     (directory / "configuration_custom.py").write_text(CUSTOM_CONFIG)
     (directory / "modeling_custom.py").write_text(CUSTOM_MODEL)
@@ -697,7 +928,7 @@ def test_code_that_comes_with_a_model_runs_only_if_asked(
 
     generator = by_identifier(f"transformers!{directory},trust_remote_code=true")
     assert type(loaded_model(generator)).__name__ == "CustomForCausalLM"
-    assert list((tmp_path / "modules").rglob("modeling_custom.py"))
+    assert list(modules.rglob("modeling_custom.py"))
     assert texts(generator) == texts(
         TransformersGenerator.from_obj(reference.model, reference.tokenizer)
     )

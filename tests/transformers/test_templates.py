@@ -12,7 +12,7 @@ import rigging as rg
 from rigging import GeneratedMessage, GenerateParams, Message
 from rigging.error import BadRequestError, UnsupportedParameterWarning
 from rigging_transformers import TransformersGenerator
-from rigging_transformers._prompts import Layout
+from rigging_transformers._prompts import Layout, read_template
 from tests.support.tiny_model import CHAT_TEMPLATE, make_tiny_model
 
 if TYPE_CHECKING:
@@ -46,6 +46,29 @@ def input_tokens(result: object) -> int:
 
 
 # -- Where the template comes from -------------------------------------------------------
+
+
+def test_a_template_that_makes_nothing_is_refused(borrowing: TransformersGenerator) -> None:
+    borrowing.chat_template = '{{ "" }}'
+
+    with pytest.raises(BadRequestError, match="chat_template makes no text of the conversation"):
+        asyncio.run(borrowing.chat("Hi").run())
+
+
+def test_a_file_of_a_template_may_begin_with_a_mark_and_may_not_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("\ufeff{{ messages[0].content }}", encoding="utf-8")
+    assert read_template(str(path)) == "{{ messages[0].content }}"
+
+    path.write_text(" \n")
+    with pytest.raises(BadRequestError, match="the file of chat_template is empty"):
+        read_template(str(path))
+
+
+def test_half_a_character_is_refused(borrowing: TransformersGenerator) -> None:
+    for pipeline in (borrowing.chat("Hi \ud83d"), borrowing.complete("Hi \ud83d")):
+        with pytest.raises(BadRequestError, match=r"half a character \(the surrogate U\+D83D\)"):
+            asyncio.run(pipeline.run())
 
 
 @pytest.mark.parametrize("kind", ["text", "file"])

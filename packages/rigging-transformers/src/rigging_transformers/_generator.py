@@ -186,6 +186,8 @@ class TransformersGenerator(Generator):
         parts = device_map.values() if isinstance(device_map, dict) else [device_map]
         if "meta" in parts:
             raise ValueError("'meta' holds no weights: name a device that does")
+        if device_map == {}:
+            raise ValueError("the mapping is empty: name parts and their devices, or leave it out")
         return device_map
 
     @field_validator("model_kwargs")
@@ -228,6 +230,20 @@ class TransformersGenerator(Generator):
             raise InvalidGeneratorError(
                 f"from_obj(model, tokenizer) takes a causal language model of transformers, "
                 f"got {type(model).__name__}"
+            )
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise InvalidGeneratorError(
+                f"a {model.config.model_type} model has an encoder for what it reads and a decoder "
+                f"for what it writes: it does not continue a text"
+            )
+        if not hasattr(model, "dtype"):
+            raise InvalidGeneratorError(
+                f"a {type(model).__name__} wraps a model of transformers: give that model"
+            )
+        if hasattr(tokenizer, "tokenizer"):
+            raise InvalidGeneratorError(
+                f"a {type(tokenizer).__name__} is a processor, for images or audio, too: give its "
+                f"tokenizer, `processor.tokenizer`"
             )
         if not (callable(tokenizer) and hasattr(tokenizer, "chat_template")):
             raise InvalidGeneratorError(
@@ -346,7 +362,7 @@ class TransformersGenerator(Generator):
                 yield piece
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _LOADING and self._engine.is_borrowed:
+        if name in {*_LOADING, "model"} and self._engine.is_borrowed:
             raise _already_loaded(type(self), name)
         super().__setattr__(name, value)
 

@@ -1,7 +1,6 @@
 """Loading of a model by transformers. Imports torch: import this module late.
 
-Whatever goes wrong becomes an error of `rigging.error`, with transformers' own as the
-cause: it raises ``OSError`` for a missing model, a gated one and a missing network alike.
+Whatever goes wrong becomes an error of `rigging.error`, with transformers' own as the cause.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import importlib
 import json
 import logging
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,27 +19,22 @@ import transformers
 
 from rigging.error import (
     BadRequestError,
-    GenerationError,
     MissingDependencyError,
     ModelNotFoundError,
-    PermissionDeniedError,
-    ProviderConnectionError,
-    ProviderServerError,
     RiggingError,
 )
 from rigging.local import drop_frames
+from rigging_transformers._adapter import add_adapter
+from rigging_transformers._load_errors import GGUF, explain, is_wordy, of_hub, reason_of
 from rigging_transformers._loaded import Loaded
 from rigging_transformers._memory import (
     count_failures,
     free_memory,
-    is_out_of_memory,
     weights_apart,
 )
 from rigging_transformers._source import PROVIDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from rigging_transformers._source import LoadSpec, Source
 
 __all__ = ["load"]
@@ -54,36 +47,6 @@ _SHARED: Final = (*_HUB, "code_revision", "subfolder")
 # What a file is looked up by.
 _OF_FILES: Final = (*_HUB, "revision", "subfolder", "token")
 
-# A class somewhere behind transformers' OSError (the hub's, by name, since its package is
-# transformers' dependency and not ours) -> what it means. The first that fits counts.
-_REASONS: Final[Mapping[str, tuple[type[GenerationError], str]]] = {
-    "GatedRepoError": (
-        PermissionDeniedError,
-        "{what} is gated: ask for access on its page, then log in with `hf auth login` or "
-        "give api_key (a hub token)",
-    ),
-    "RepositoryNotFoundError": (
-        ModelNotFoundError,
-        "the hub does not have {what}, or it is private and api_key (a hub token) is missing",
-    ),
-    "LocalEntryNotFoundError": (
-        ProviderConnectionError,
-        "{what} is not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is "
-        "set. Check the connection, or name a path on this machine",
-    ),
-}
-
-# Errors of these classes say in words what is wrong; others need their class beside them.
-_WORDY: Final = (ImportError, OSError, RuntimeError, TypeError, ValueError)
-_NOT_WORDY: Final = (json.JSONDecodeError, UnicodeDecodeError)  # they name no file
-
-# Values of attn_implementation -> module and distribution that they need.
-_ATTENTION: Final[Mapping[str, tuple[str, str]]] = {
-    "flash_attention_2": ("flash_attn", "flash-attn"),
-    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
-    "flash_attention_4": ("flash_attn", "flash-attn-4"),
-}
-_GGUF: Final = "the GGUF file"
 # What transformers says where weights could not be converted: the reason is in its log alone.
 _UNCONVERTED: Final = "automatic conversion of the weights"
 # Of the warnings of 8-bit layers in bitsandbytes, and those that have been given.
@@ -91,7 +54,7 @@ _CASTS: Final = "MatMul8bitLt: inputs will be cast"
 _told: Final[set[str]] = set()
 # What it says where a model is no model of some kind.
 _OTHER_KIND: Final = "Unrecognized configuration class"
-_INSTALL: Final = re.compile(r"pip install ([\w.-]+)")
+_NO_TOKENIZER: Final = "Couldn't instantiate the backend tokenizer"
 _GPU: Final = re.compile(r"(cuda|mps|npu|xpu)(:\d+)?|\d+")
 
 
@@ -117,8 +80,8 @@ def load(spec: LoadSpec, source: Source) -> Loaded:
         free_memory()
         if isinstance(error, RiggingError):
             raise
-        what = "the model" if source.gguf_file is None else _GGUF
-        raise _explain(error, spec, what) from error
+        what = "the model" if source.gguf_file is None else GGUF
+        raise explain(error, spec, what) from error
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_once)
     model.eval()
     # generate() would warn of it at each call: how long an answer may be, each row says itself.
@@ -151,11 +114,19 @@ def _load_tokenizer(spec: LoadSpec, source: Source) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(source.name, **_shared(spec, source))
     except Exception as error:
+        if _NO_TOKENIZER in str(error):
+            raise ModelNotFoundError(
+                "the model lacks its tokenizer's files (tokenizer.json, tokenizer.model or a "
+                "vocabulary). Take the model that it was made of, or put them there: "
+                "`tokenizer.save_pretrained(directory)`",
+                provider=PROVIDER,
+                model=spec.model,
+            ) from error
         # In a GGUF file it is a part of the whole.
-        if _is_wordy(error) or source.gguf_file is not None:
+        if is_wordy(error) or of_hub(error) or source.gguf_file is not None:
             raise
         raise BadRequestError(
-            f"transformers cannot load the model's tokenizer: {_reason(error)}. Fetch its files "
+            f"transformers cannot load the model's tokenizer: {reason_of(error)}. Fetch its files "
             f"again, or save it there: `tokenizer.save_pretrained(directory)`",
             provider=PROVIDER,
             model=spec.model,
@@ -186,18 +157,27 @@ def _load_model(spec: LoadSpec, source: Source) -> Any:
             raise torch.OutOfMemoryError(str(error)) from error
         raise
     if model.config.is_encoder_decoder:
-        raise BadRequestError(
-            f"a {model.config.model_type} model has an encoder for what it reads and a decoder for "
-            f"what it writes: it does not continue a text",
-            provider=PROVIDER,
-            model=spec.model,
-        )
+        raise _no_decoder(model, spec, "an encoder for what it reads and a decoder for the rest")
+    # An encoder of the kind that may be used as a decoder, too, if it was trained for it.
+    is_encoder = getattr(model.config, "is_decoder", None) is False
+    if is_encoder and type(model).__name__ not in (model.config.architectures or ()):
+        raise _no_decoder(model, spec, "only an encoder, which looks at a whole text at once")
     if source.adapter is not None:
         try:
-            _add_adapter(model, source.adapter, spec)
+            hub = {"token": spec.token} if spec.token is not None else {}
+            hub |= {name: spec.model_kwargs[name] for name in _HUB if name in spec.model_kwargs}
+            add_adapter(model, source.adapter, spec, hub)
         except (ImportError, OSError) as error:
-            raise _explain(error, spec, f"the adapter {source.adapter!r}") from error
+            raise explain(error, spec, f"the adapter {source.adapter!r}") from error
     return model
+
+
+def _no_decoder(model: Any, spec: LoadSpec, what: str) -> BadRequestError:
+    return BadRequestError(
+        f"this {model.config.model_type} model has {what}: it does not continue a text",
+        provider=PROVIDER,
+        model=spec.model,
+    )
 
 
 def _load_weights(spec: LoadSpec, source: Source) -> Any:
@@ -205,7 +185,18 @@ def _load_weights(spec: LoadSpec, source: Source) -> Any:
 
     def load_as(kind: Any) -> Any:
         options = _shared(spec, source) | _model_options(spec, source)
-        return kind.from_pretrained(source.name, **options)
+        model, found = kind.from_pretrained(source.name, output_loading_info=True, **options)
+        # transformers fills what is missing with random numbers, and goes on.
+        missing = sorted(found["missing_keys"])
+        if missing:
+            raise BadRequestError(
+                f"{len(missing)} of the model's weights are in none of its files, such as "
+                f"{missing[0]!r}: fetch it again, or take the model that its configuration "
+                f"belongs to. To train them, load it yourself, and wrap it by from_obj()",
+                provider=PROVIDER,
+                model=spec.model,
+            )
+        return model
 
     try:
         return load_as(transformers.AutoModelForCausalLM)
@@ -216,46 +207,6 @@ def _load_weights(spec: LoadSpec, source: Source) -> Any:
             return load_as(transformers.AutoModelForMultimodalLM)
         except ValueError as other:
             raise (error if _OTHER_KIND in str(other) else other) from None
-
-
-def _add_adapter(model: Any, adapter: str, spec: LoadSpec) -> None:
-    """Load an adapter into the model, whose class stays as it is."""
-    hub = {"token": spec.token} if spec.token is not None else {}
-    hub |= {name: spec.model_kwargs[name] for name in _HUB if name in spec.model_kwargs}
-    # load_adapter() would call it missing, whatever the reason.
-    config = transformers.utils.cached_file(adapter, "adapter_config.json", **hub)
-    try:
-        _check_kind(Path(config))
-        found = model.load_adapter(adapter, adapter_kwargs=hub)
-    except (ImportError, OSError):
-        raise
-    # Of whatever kind of adapter it is, it raises its own.
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise _misfit(spec, adapter, _reason(error)) from error
-    # transformers fills what is missing with random numbers, and goes on.
-    for kind in ("missing", "unexpected"):
-        names = sorted(getattr(found, f"{kind}_keys", ()))
-        if names:
-            raise _misfit(spec, adapter, f"{len(names)} weights are {kind}, such as {names[0]}")
-
-
-def _check_kind(config: Path) -> None:
-    """Check that peft knows what kind of adapter it is; it would raise a bare KeyError."""
-    peft = importlib.import_module("peft")
-    kind = json.loads(config.read_text(encoding="utf-8")).get("peft_type")
-    if kind not in [known.value for known in peft.PeftType]:
-        raise ValueError(f"peft {peft.__version__} does not know its peft_type, {kind!r}")
-
-
-def _misfit(spec: LoadSpec, adapter: str, reason: str) -> BadRequestError:
-    return BadRequestError(
-        f"the adapter {adapter!r} cannot be put on the model: {reason}. If it was made for this "
-        f"model, merge the two by peft's merge_and_unload(), and load the result",
-        provider=PROVIDER,
-        model=spec.model,
-    )
 
 
 def _shared(spec: LoadSpec, source: Source) -> dict[str, Any]:
@@ -327,82 +278,7 @@ def _import_bitsandbytes() -> None:
     except Exception as error:
         raise MissingDependencyError(
             PROVIDER,
-            f"bitsandbytes is installed, but does not work here: {_reason(error)}. "
+            f"bitsandbytes is installed, but does not work here: {reason_of(error)}. "
             f"Load without load_in_8bit and load_in_4bit, or see `python -m bitsandbytes`",
             "bitsandbytes",
         ) from error
-
-
-def _explain(error: Exception, spec: LoadSpec, what: str) -> RiggingError:
-    if any(map(is_out_of_memory, _chain(error))):
-        return ProviderServerError(
-            "out of memory while loading: try dtype=bfloat16, load_in_8bit=true or device_map=auto",
-            provider=PROVIDER,
-            model=spec.model,
-            retryable=False,
-        )
-    known = [name for cause in _chain(error) for name in _class_names(cause)]
-    for name, (kind, message) in _REASONS.items():
-        if name in known:
-            text = message.format(what=what)
-            retryable = kind is ProviderConnectionError
-            return kind(text, provider=PROVIDER, model=spec.model, retryable=retryable)
-    if isinstance(error, ImportError):
-        return _missing(error, spec, what)
-    reason = _reason(error)
-    if "trust_remote_code=True" in str(error) and not spec.trust_remote_code:
-        reason = (
-            "it comes with code of its own, which is run only with trust_remote_code=true. "
-            "Look at the code first, and set it if you trust its authors"
-        )
-    elif "SafetensorError" in known or (what == _GGUF and not _is_wordy(error)):
-        reason += ". The file may be broken: fetch it again"
-    kind = ModelNotFoundError if isinstance(error, OSError) else BadRequestError
-    return kind(f"transformers cannot load {what}: {reason}", provider=PROVIDER, model=spec.model)
-
-
-def _missing(error: ImportError, spec: LoadSpec, what: str) -> MissingDependencyError:
-    module, distribution = _ATTENTION.get(spec.attn_implementation or "", ("", ""))
-    if module and find_spec(module) is None:
-        return MissingDependencyError(
-            PROVIDER,
-            f"attn_implementation={spec.attn_implementation!r} needs the package "
-            f"{distribution!r}, which is not installed. Install it: `pip install {distribution}`, "
-            f"or leave attn_implementation out",
-            module,
-        )
-    named = _INSTALL.search(str(error))
-    return MissingDependencyError(
-        PROVIDER,
-        f"transformers cannot load {what} ({spec.model}) without a package: {_reason(error)}",
-        error.name or (named[1] if named else ""),
-    )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _class_names(error: BaseException) -> list[str]:
-    return [cls.__name__ for cls in type(error).__mro__]
-
-
-def _is_wordy(error: Exception) -> bool:
-    return isinstance(error, _WORDY) and not isinstance(error, _NOT_WORDY)
-
-
-def _reason(error: Exception) -> str:
-    """Return what an error says, without a full stop: its first line, in most cases."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    text = lines[0] if lines else ""
-    if text.endswith(":"):  # of a list
-        text = " ".join(lines)
-    text = text.rstrip(". ")
-    if "ignore_mismatched_sizes" in text:
-        return "the weights have other shapes than the model; transformers' log lists them"
-    cls = type(error)
-    if text and (_is_wordy(error) or cls is Exception):
-        return text
-    return f"{cls.__name__}: {text}" if text else cls.__name__

@@ -88,12 +88,15 @@ def read_template(given: str) -> str:
         return given
     path = Path(given).expanduser()
     try:
-        return path.read_text(encoding="utf-8")
+        template = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise BadRequestError(
             f"chat_template is no Jinja text (it has no brace), and no file that can be read: "
             f"{path.absolute()}: {error}"
         ) from error
+    if not template.strip():
+        raise BadRequestError(f"the file of chat_template is empty: {path.absolute()}")
+    return template
 
 
 class Layout:
@@ -163,7 +166,10 @@ class Layout:
                     f"{self._name} is not valid Jinja (line {line}): {error}"
                 ) from error
             raise BadRequestError(f"{self._name} refuses the conversation: {error}") from error
-        return list(encoded["input_ids"])
+        ids = list(encoded["input_ids"])
+        if not ids:
+            raise BadRequestError(f"{self._name} makes no text of the conversation")
+        return ids
 
     @property
     def takes_tools(self) -> bool:

@@ -170,6 +170,21 @@ def placed(error: RiggingError, loaded: Loaded) -> RiggingError:
 
 
 def _encode(loaded: Loaded, request: Request) -> list[int]:
+    try:
+        return _as_ids(loaded, request)
+    except (BadRequestError, TypeError) as error:
+        prompt = request.prompt
+        texts = [prompt] if isinstance(prompt, str) else [message.text for message in prompt]
+        half = next((sign for text in texts for sign in text if "\ud800" <= sign <= "\udfff"), None)
+        if half is None:
+            raise
+        raise BadRequestError(
+            f"the prompt holds half a character (the surrogate U+{ord(half):04X}), which cannot be "
+            f"encoded: it was decoded wrongly, or cut within a character"
+        ) from error
+
+
+def _as_ids(loaded: Loaded, request: Request) -> list[int]:
     if isinstance(request.prompt, str):
         return encode_text(loaded.tokenizer, request.prompt)
     layout = loaded.layout(request.chat_template)
