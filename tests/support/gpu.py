@@ -17,10 +17,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what needs a GPU and had none: it is not passed, it is not run."""
+    """Name what needs a GPU and was not run, and why: it is not passed."""
     skipped = terminalreporter.getreports("skipped")
-    names = [report.nodeid for report in skipped if "gpu" in report.keywords]
-    if names:
-        terminalreporter.section(f"not run, no GPU here: {len(names)}")
+    reports = [report for report in skipped if "gpu" in report.keywords]
+    for why in dict.fromkeys(map(_why, reports)):
+        names = [report.nodeid for report in reports if _why(report) == why]
+        terminalreporter.section(f"not run, {why}: {len(names)}")
         for name in names:
             terminalreporter.line(name)
+
+
+def _why(report: pytest.TestReport) -> str:
+    # Of what is skipped, pytest keeps the place and the reason.
+    return str(report.longrepr[2]).removeprefix("Skipped: ")  # type: ignore[index]
