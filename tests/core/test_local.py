@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rigging.error import BadRequestError
-from rigging.local import Outbox, Ticket, answers, drop_frames, template_variables
+from rigging.error import AuthenticationError, BadRequestError
+from rigging.local import (
+    Outbox,
+    Ticket,
+    answers,
+    check_hub_token,
+    drop_frames,
+    template_variables,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,6 +168,20 @@ def test_a_loop_that_has_closed_keeps_nothing_from_others() -> None:
     asyncio.run(main())
     gone.close()
     assert gone.is_closed
+
+
+@pytest.mark.parametrize("token", ["", "hf_planted\n", "hf planted", "hf_planted_\xfc"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(AuthenticationError, match="api_key is no hub token") as caught:
+        check_hub_token(token, provider="acme", model="m")
+
+    assert "planted" not in str(caught.value)
+    assert (caught.value.provider, caught.value.model) == ("acme", "m")
+
+
+@pytest.mark.parametrize("token", [None, True, "hf_planted_5D"])
+def test_a_token_that_can_be_sent_is_let_pass(token: object) -> None:
+    check_hub_token(token, provider="acme", model="m")
 
 
 def test_an_error_without_frames_keeps_nothing_alive() -> None:

@@ -306,6 +306,16 @@ def test_what_vllm_refuses_to_load_is_an_error_of_the_generator(tiny_model: Path
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+def test_a_hub_token_that_cannot_be_sent_is_refused_before_anybody_shows_it(
+    tiny_model: Path,
+) -> None:
+    generator = VLLMGenerator(model=str(tiny_model), api_key="hf_planted_51c7\n", **SMALL)
+
+    with pytest.raises(rg.error.AuthenticationError, match="a line break") as caught:
+        generator.load()
+    assert "planted" not in str(caught.value)
+
+
 def test_what_vllm_says_of_a_refusal_holds_no_hub_token(tiny_model: Path) -> None:
     token = "hf_planted_51c7"
     options = {**SMALL, "max_model_len": 10**6}

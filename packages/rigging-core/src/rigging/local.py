@@ -9,20 +9,31 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from rigging.error import BadRequestError
+from rigging.error import AuthenticationError, BadRequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
-__all__ = ["TEMPLATE_VARIABLES", "Outbox", "Ticket", "answers", "drop_frames", "template_variables"]
+__all__ = [
+    "TEMPLATE_VARIABLES",
+    "Outbox",
+    "Ticket",
+    "answers",
+    "check_hub_token",
+    "drop_frames",
+    "template_variables",
+]
 
 _AnswerT = TypeVar("_AnswerT")
 
 #: The entry of ``extra`` with variables for chat templates, as servers of vLLM and others call it.
 TEMPLATE_VARIABLES: Final = "chat_template_kwargs"
+
+_TOKEN: Final = re.compile(r"[!-~]+")
 
 
 class Ticket(abc.ABC, Generic[_AnswerT]):
@@ -160,6 +171,28 @@ class Outbox(Generic[_AnswerT]):
 def _receive(items: list[tuple[Ticket[_AnswerT], str | _AnswerT | Exception]]) -> None:
     for ticket, news in items:
         ticket.receive(news)
+
+
+def check_hub_token(token: object, *, provider: str, model: str) -> None:
+    """Check that a token of the Hugging Face hub can be sent in a header.
+
+    What cannot be is shown, in logs and errors, by the library that tries to.
+
+    Args:
+        token: What the caller gave; what is no text is passed.
+        provider: The provider's name.
+        model: What is to be loaded.
+
+    Raises:
+        AuthenticationError: If it is empty, or has characters that no token has.
+    """
+    if isinstance(token, str) and not _TOKEN.fullmatch(token):
+        what = "has characters that no token has, such as a line break" if token else "is empty"
+        raise AuthenticationError(
+            f"api_key is no hub token: it {what}. Give the token alone, or leave it out",
+            provider=provider,
+            model=model,
+        )
 
 
 def drop_frames(error: BaseException) -> None:

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from rigging.error import MissingDependencyError, ProviderServerError, RiggingError
 from rigging.events import ModelLoaded, ModelUnloaded
-from rigging.local import Outbox, answers, drop_frames
+from rigging.local import Outbox, answers, check_hub_token, drop_frames
 from rigging.plugins import manager
 from rigging_transformers._request import Outcome
-from rigging_transformers._source import PROVIDER, LoadSpec, check_token, locate, require_modules
+from rigging_transformers._source import PROVIDER, LoadSpec, locate, require_modules
 from rigging_transformers._ticket import Ticket, is_lost
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Engine:
         """Load the model, unless it is loaded. Blocks until it is.
 
         Raises:
-            RiggingError: If it cannot be had; see `locate`, `check_token`, `require_modules` and
+            RiggingError: If it cannot be had; see `locate`, `require_modules` and
                 `rigging_transformers._loading.load`.
         """
         self._do(lambda: self._ensure(spec))
@@ -278,7 +278,7 @@ class Engine:
                 revision=spec.revision,
                 subfolder=str(spec.model_kwargs.get("subfolder", "")),
             )
-            check_token(spec)
+            check_hub_token(spec.token, provider=PROVIDER, model=spec.model)
             require_modules(spec, source)
             try:
                 from rigging_transformers._loading import load  # noqa: PLC0415

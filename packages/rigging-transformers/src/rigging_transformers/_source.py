@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from rigging.error import AuthenticationError, MissingDependencyError, ModelNotFoundError
+from rigging.error import MissingDependencyError, ModelNotFoundError
 
-__all__ = ["PROVIDER", "LoadSpec", "Source", "check_token", "locate", "require_modules"]
+__all__ = ["PROVIDER", "LoadSpec", "Source", "locate", "require_modules"]
 
 PROVIDER: Final = "transformers"
 
@@ -96,22 +96,6 @@ def locate(
     if revision is not None and _path(model).exists():
         raise _not_found(model, f"a path has no revision {revision!r}: only the hub's models have")
     return source if adapter is None else source._replace(adapter=_locate_adapter(adapter, model))
-
-
-def check_token(spec: LoadSpec) -> None:
-    """Check that a hub token can be sent: what cannot be would be shown by who tries to.
-
-    Raises:
-        AuthenticationError: If it cannot.
-    """
-    token = spec.token
-    if token is not None and not re.fullmatch(r"[!-~]+", token):
-        what = "has characters that no token has, such as a line break" if token else "is empty"
-        raise AuthenticationError(
-            f"api_key is no hub token: it {what}. Give the token alone, or leave it out",
-            provider=PROVIDER,
-            model=spec.model,
-        )
 
 
 def require_modules(spec: LoadSpec, source: Source) -> None:

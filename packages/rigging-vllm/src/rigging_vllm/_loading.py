@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rigging.local import check_hub_token
 from rigging_vllm._errors import load_error
-from rigging_vllm._source import locate
+from rigging_vllm._source import PROVIDER, locate
 from rigging_vllm._spawning import note_of_spawned
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ def build(spec: EngineSpec, go_on: Callable[[], None]) -> Any:
             what it raises ends the building.
 
     Raises:
+        AuthenticationError: If the hub token cannot be one.
         ModelNotFoundError: If there is no such model.
         MissingDependencyError: If vLLM, or what it imports, is missing.
         InvalidGeneratorError: If vLLM refuses the arguments, or there is no main guard.
         ProviderServerError: If it fails otherwise.
     """
     model = locate(spec.model)
+    check_hub_token(spec.arguments.get("hf_token"), provider=PROVIDER, model=spec.model)
     with note_of_spawned() as note:
         try:
             return _build(spec, model, go_on)
