@@ -368,7 +368,7 @@ class TransformersGenerator(Generator):
 
     def __copy__(self: _SelfT) -> _SelfT:
         copied = super().__copy__()
-        # Two generators never share an engine: each could change what the other has loaded.
+        # Two generators never share what one loads: each could change what the other has.
         copied._engine = self._engine.twin()
         copied._warned = set()
         copied._templates = {}
