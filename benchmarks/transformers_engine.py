@@ -528,9 +528,10 @@ def main(options: argparse.Namespace) -> None:
             f"GPU and a CUDA build of torch"
         )
     torch.set_num_threads(1)
-    # As in the engine: on some GPUs, cuDNN plans attention anew for each length.
-    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
     setting = GPU if options.gpu else CPU
+    if setting.is_gpu:
+        # As in the engine: on some GPUs, cuDNN plans attention anew for each length.
+        torch.backends.cuda.enable_cudnn_sdp(enabled=False)
     if options.memory_of:
         print_memory(setting, options.memory_of)
         return

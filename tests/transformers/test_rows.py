@@ -143,9 +143,9 @@ def test_a_hub_id_is_taken_as_it_is() -> None:
 
 
 def test_a_gguf_file_is_named_within_its_directory(tmp_path: Path) -> None:
-    (tmp_path / "Small.GGUF").write_bytes(b"")
+    (tmp_path / "Small.gguf").write_bytes(b"")
 
-    assert locate(str(tmp_path / "Small.GGUF")) == Source(str(tmp_path), "Small.GGUF")
+    assert locate(str(tmp_path / "Small.gguf")) == Source(str(tmp_path), "Small.gguf")
 
 
 def test_a_directory_wins_over_a_hub_id(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

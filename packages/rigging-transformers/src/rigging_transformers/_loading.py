@@ -174,7 +174,7 @@ def _load_model(spec: LoadSpec, source: Source) -> Any:
 
 def _no_decoder(model: Any, spec: LoadSpec, what: str) -> BadRequestError:
     return BadRequestError(
-        f"this {model.config.model_type} model has {what}: it does not continue a text",
+        f"a {model.config.model_type} model has {what}: it does not continue a text",
         provider=PROVIDER,
         model=spec.model,
     )
