@@ -16,6 +16,8 @@ _IGNORED: Final = (
     ("Unclosed connector", ResourceWarning),
     ("unclosed transport", ResourceWarning),
     ("unclosed <socket", ResourceWarning),
+    # It has one queue for what it logs, of all loops: a loop that closes leaves some of it undone.
+    ("coroutine 'Logging.async_success_handler' was never awaited", RuntimeWarning),
     # It looks at instances of pydantic models in a way that pydantic gives up,
     ("Accessing the 'model_", DeprecationWarning),
     # and has types that pydantic remarks on when they are first used.
