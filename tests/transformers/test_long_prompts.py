@@ -82,6 +82,24 @@ def test_those_that_run_take_a_step_after_each_part(
     assert list(map(str, results)) == expected
 
 
+def test_parts_become_shorter_the_more_there_is_before(
+    borrowing: TransformersGenerator,
+    reference: Reference,
+    lengths: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rigging_transformers._rolling._CELLS", 4 * PART * PART)
+
+    result = asyncio.run(ask(borrowing, LONG, params(1)))
+
+    tokens = len(reference.tokenizer(LONG)["input_ids"])
+    before = [sum(lengths[:index]) for index in range(len(lengths))]
+    assert sum(lengths) == tokens > 8 * PART
+    assert all(here * there <= 4 * PART * PART for here, there in zip(lengths, before, strict=True))
+    assert max(lengths) == PART
+    assert str(result) == greedy(reference, LONG, 1)
+
+
 def test_a_short_prompt_does_not_wait_for_a_long_one(
     borrowing: TransformersGenerator, reference: Reference, steps: Steps, lengths: list[int]
 ) -> None:
