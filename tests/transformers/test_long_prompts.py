@@ -110,9 +110,10 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(
 
     results = asyncio.run(main())
 
-    # It is read after the part at which it came.
+    # It is read after the part at which it came, or before, if it came before that began.
     tokens = len(reference.tokenizer(SHORT)["input_ids"])
-    assert lengths[:4] == [PART, PART, PART, tokens]
+    assert lengths[:2] == [PART, PART]
+    assert tokens in lengths[2:4]
     assert list(map(str, results)) == [greedy(reference, SHORT, 1), greedy(reference, LONG, 4)]
 
 
