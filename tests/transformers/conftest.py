@@ -38,8 +38,12 @@ class Reference(NamedTuple):
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config)
-        self.model(ids, **{Loaded(self.model, self.tokenizer, "tiny").cache_name: cache})
+        self.model(ids, **{self.cache_name: cache})
         return cache
+
+    @property
+    def cache_name(self) -> str:
+        return Loaded(self.model, self.tokenizer, "tiny").cache_name
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
@@ -98,15 +102,18 @@ class Steps:
 async def come_at(
     model: Any, steps: Steps, count: int, come: Callable[[], Coroutine[Any, Any, Any]]
 ) -> Any:
-    """Ask at a certain step of those that run, which wait until it is asked."""
-    came = threading.Event()
+    """Ask within a certain step of those that run, which wait until it is asked."""
+    began, came = threading.Event(), threading.Event()
 
     def wait(*_: object) -> None:
         if steps.count == count:
+            began.set()
             assert came.wait(60)
 
     with model.register_forward_pre_hook(wait):
-        await steps.reach(count)
+        # Before that, the engine might still let who asks join.
+        while not began.is_set():  # noqa: ASYNC110 (another thread sets it)
+            await asyncio.sleep(0.001)
         task = asyncio.create_task(come())
         await asyncio.sleep(0.05)  # the engine finds it in its inbox
         came.set()

@@ -49,11 +49,8 @@ OWN_CODE = "transformers_modules"
 PROMPTS = ("The quick", "What is the capital", "One two three four five six")
 
 
-def change_json(model: Path, into: Path, name: str, **changes: Any) -> None:
-    """Copy a model, and change one of its files."""
-    shutil.copytree(model, into, dirs_exist_ok=True)
-    path = into / name
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+def change_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}))
 
 
 def texts(generator: TransformersGenerator) -> list[str]:
@@ -303,7 +300,8 @@ def test_an_attention_that_needs_a_package_says_so(tiny_model: Path) -> None:
 def test_what_a_model_that_is_saved_quantised_needs_is_named(
     tiny_model: Path, tmp_path: Path, kind: str, message: str, dependency: str
 ) -> None:
-    change_json(tiny_model, tmp_path, "config.json", quantization_config={"quant_method": kind})
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    change_json(tmp_path / "config.json", quantization_config={"quant_method": kind})
 
     with pytest.raises(MissingDependencyError) as caught:
         TransformersGenerator(model=str(tmp_path)).load()
@@ -318,7 +316,8 @@ def test_a_gpu_that_is_missing_is_no_missing_package(
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
-    change_json(tiny_model, tmp_path, "config.json", quantization_config={"quant_method": kind})
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    change_json(tmp_path / "config.json", quantization_config={"quant_method": kind})
 
     with pytest.raises(BadRequestError, match="GPU"):
         TransformersGenerator(model=str(tmp_path)).load()
@@ -344,7 +343,8 @@ def test_a_name_that_a_package_lacks_is_no_missing_package(
     tiny_model: Path, tmp_path: Path, modules: Path
 ) -> None:
     auto = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
-    change_json(tiny_model, tmp_path, "config.json", auto_map=auto, model_type="own")
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    change_json(tmp_path / "config.json", auto_map=auto, model_type="own")
     (tmp_path / "own.py").write_text("from transformers.modeling_utils import no_such_thing\n")
 
     with pytest.raises(BadRequestError, match="cannot import name 'no_such_thing'"):
@@ -388,8 +388,7 @@ def test_a_revision_is_one_of_model_and_tokenizer(
     repository = tmp_path / "models--org--tiny"
     make_tiny_model(repository / "snapshots" / ("a" * 40))
     other = make_tiny_model(repository / "snapshots" / ("b" * 40), chat_template="{{ 'new' }}")
-    config = json.loads((other / "config.json").read_text("utf-8"))
-    (other / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 64}))
+    change_json(other / "config.json", max_position_embeddings=64)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("a" * 40)
     (repository / "refs" / "v2").write_text("b" * 40)
@@ -704,8 +703,7 @@ def test_an_adapter_for_layers_that_the_model_does_not_have_is_refused(
     tiny_model: Path, adapter: Path, tmp_path: Path
 ) -> None:
     other = shutil.copytree(adapter, tmp_path / "other")
-    config = json.loads((other / "adapter_config.json").read_text("utf-8"))
-    (other / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["c_attn"]}))
+    change_json(other / "adapter_config.json", target_modules=["c_attn"])
     generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
 
     with pytest.raises(BadRequestError, match=r"cannot be put on the model: .*c_attn") as caught:
@@ -717,8 +715,7 @@ def test_an_adapter_of_a_kind_that_peft_does_not_know_is_refused(
     tiny_model: Path, adapter: Path, tmp_path: Path
 ) -> None:
     other = shutil.copytree(adapter, tmp_path / "other")
-    config = json.loads((other / "adapter_config.json").read_text("utf-8"))
-    (other / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "ABACUS"}))
+    change_json(other / "adapter_config.json", peft_type="ABACUS")
     generator = TransformersGenerator(model=str(tiny_model), adapter=str(other))
 
     with pytest.raises(BadRequestError, match=r"peft .* does not know its peft_type, 'ABACUS'"):
@@ -911,16 +908,15 @@ def test_code_that_comes_with_a_model_runs_only_if_asked(
     directory = make_tiny_model(tmp_path / "model")
     (directory / "configuration_custom.py").write_text(CUSTOM_CONFIG)
     (directory / "modeling_custom.py").write_text(CUSTOM_MODEL)
-    config = json.loads((directory / "config.json").read_text("utf-8"))
-    config |= {
-        "model_type": "rigging_custom",
-        "architectures": ["CustomForCausalLM"],
-        "auto_map": {
+    change_json(
+        directory / "config.json",
+        model_type="rigging_custom",
+        architectures=["CustomForCausalLM"],
+        auto_map={
             "AutoConfig": "configuration_custom.CustomConfig",
             "AutoModelForCausalLM": "modeling_custom.CustomForCausalLM",
         },
-    }
-    (directory / "config.json").write_text(json.dumps(config))
+    )
 
     with pytest.raises(BadRequestError, match="run only with trust_remote_code=true"):
         by_identifier(f"transformers!{directory}").load()

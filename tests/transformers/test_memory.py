@@ -19,7 +19,6 @@ from rigging_transformers import TransformersGenerator
 from rigging_transformers._cache import RollingCache
 from rigging_transformers._device import on_device
 from rigging_transformers._layers import RollingLayer, _zeros
-from rigging_transformers._loaded import Loaded
 from rigging_transformers._memory import Capacity, free_memory, is_out_of_memory
 from tests.support.memory import out_of_memory
 
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
 # Of torch since 2.8, and a RuntimeError.
 AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)
 SHORT = GenerateParams(max_tokens=3, temperature=0)
-
-
-def cache_name(reference: Reference) -> str:
-    return Loaded(reference.model, reference.tokenizer, "tiny").cache_name
 
 
 def say(generator: TransformersGenerator, prompts: list[str], params: GenerateParams) -> list[str]:
@@ -182,7 +177,7 @@ def test_buffers_that_a_step_has_no_memory_beside_become_smaller(
     prompts = [f"number {n}" for n in range(8)]
 
     def fail(_module: object, _inputs: object, kwargs: dict[str, Any]) -> None:
-        layers = kwargs[cache_name(reference)].layers
+        layers = kwargs[reference.cache_name].layers
         if any(isinstance(layer, RollingLayer) and layer.window.room > most for layer in layers):
             raise out_of_memory()
 

@@ -27,7 +27,7 @@ from rigging.error import (
 from rigging.snapshot import snapshot
 from rigging_transformers._engine import Engine
 from rigging_transformers._json import as_json
-from rigging_transformers._loaded import Loaded
+from rigging_transformers._loaded import Loaded, no_decoder
 from rigging_transformers._prompts import check_conversation, read_template
 from rigging_transformers._request import Outcome, Request
 from rigging_transformers._sampling import UNSUPPORTED
@@ -232,10 +232,7 @@ class TransformersGenerator(Generator):
                 f"got {type(model).__name__}"
             )
         if getattr(model.config, "is_encoder_decoder", False):
-            raise InvalidGeneratorError(
-                f"a {model.config.model_type} model has an encoder for what it reads and a decoder "
-                f"for what it writes: it does not continue a text"
-            )
+            raise InvalidGeneratorError(no_decoder(model.config))
         if not hasattr(model, "dtype"):
             raise InvalidGeneratorError(
                 f"a {type(model).__name__} wraps a model of transformers: give that model"

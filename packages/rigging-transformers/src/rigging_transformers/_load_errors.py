@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from rigging.error import (
-    AuthenticationError,
     BadRequestError,
     GenerationError,
     MissingDependencyError,
@@ -22,9 +21,9 @@ from rigging.error import (
     PermissionDeniedError,
     ProviderConnectionError,
     ProviderServerError,
-    RateLimitError,
     RiggingError,
 )
+from rigging.http import error_class
 from rigging_transformers._memory import is_out_of_memory
 from rigging_transformers._source import PROVIDER
 
@@ -40,11 +39,11 @@ BROKEN: Final = "The file may be broken: fetch it again"
 #: What a model in one file is called.
 GGUF: Final = "the GGUF file"
 
-# What the hub answers -> what it means, and whether it may pass.
-_STATUSES: Final[Mapping[int, tuple[type[GenerationError], str, bool]]] = {
-    401: (AuthenticationError, "the hub does not accept the token (api_key, or HF_TOKEN)", False),
-    403: (PermissionDeniedError, "the hub does not let you have {what}", False),
-    429: (RateLimitError, "the hub has too many requests of yours: wait, or log in", True),
+# Statuses that the hub answers with -> what it means.
+_STATUSES: Final[Mapping[int, str]] = {
+    401: "the hub does not accept the token (api_key, or HF_TOKEN)",
+    403: "the hub does not let you have {what}",
+    429: "the hub has too many requests of yours: wait, or log in",
 }
 
 # A class somewhere behind transformers' OSError (the hub's or its client's, by name, since their
@@ -89,6 +88,8 @@ _SERVER_FAILED: Final = 500
 _INSTALL: Final = re.compile(r"pip install (?:-U )?(([\w.-]+)[^\s`'\")]*)")
 # Of texts about files that are no files of torch's, which end in advice that is none.
 _NO_WEIGHTS: Final = ("UnpicklingError", "EOFError", "BadZipFile")
+# Of those, and of other files.
+_ODD: Final = (*_NO_WEIGHTS, "JSONDecodeError", "SafetensorError")
 
 
 def explain(error: Exception, spec: LoadSpec, what: str) -> RiggingError:
@@ -108,12 +109,10 @@ def explain(error: Exception, spec: LoadSpec, what: str) -> RiggingError:
         )
     answer = of_hub(error)
     if answer is not None:
-        kind, message, retryable = answer
-        text = message.format(what=what)
-        return kind(text, provider=PROVIDER, model=spec.model, retryable=retryable)
+        kind, message = answer
+        return kind(message.format(what=what), provider=PROVIDER, model=spec.model)
     if isinstance(error, ImportError) and _names_a_package(error):
         return _missing(error, spec, what)
-    known = [name for cause in _chain(error) for name in _class_names(cause)]
     reason = reason_of(error)
     if "trust_remote_code=True" in str(error) and not spec.trust_remote_code:
         reason = (
@@ -123,26 +122,23 @@ def explain(error: Exception, spec: LoadSpec, what: str) -> RiggingError:
     # What is there and cannot be read is not missing.
     is_there = "valid JSON" in str(error) or getattr(error, "errno", None) == errno.EINVAL
     kind = ModelNotFoundError if isinstance(error, OSError) and not is_there else BadRequestError
-    is_odd = not {"SafetensorError", "JSONDecodeError", *_NO_WEIGHTS}.isdisjoint(known)
+    is_odd = not _class_names(error).isdisjoint(_ODD)
     if is_there or is_odd or (what == GGUF and not is_wordy(error)):
         reason += f". {BROKEN}"
     return kind(f"transformers cannot load {what}: {reason}", provider=PROVIDER, model=spec.model)
 
 
-def of_hub(error: BaseException) -> tuple[type[GenerationError], str, bool] | None:
+def of_hub(error: BaseException) -> tuple[type[GenerationError], str] | None:
     """Return what the hub said, or that it said nothing; None if it is not about the hub."""
-    known = [name for cause in _chain(error) for name in _class_names(cause)]
-    if not any(name in known for name in _NOT_THERE):
+    known = _class_names(error)
+    if known.isdisjoint(_NOT_THERE):
         for cause in _chain(error):
             status = getattr(getattr(cause, "response", None), "status_code", 0)
             if status in _STATUSES:
-                return _STATUSES[status]
+                return error_class(status), _STATUSES[status]
             if status >= _SERVER_FAILED:
-                return ProviderServerError, f"the hub fails ({status}): try again later", True
-    for name, (kind, message) in _REASONS.items():
-        if name in known:
-            return kind, message, kind is ProviderConnectionError
-    return None
+                return ProviderServerError, f"the hub fails ({status}): try again later"
+    return next((_REASONS[name] for name in _REASONS if name in known), None)
 
 
 def _names_a_package(error: ImportError) -> bool:
@@ -189,8 +185,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _class_names(error: BaseException) -> list[str]:
-    return [cls.__name__ for cls in type(error).__mro__]
+def _class_names(error: BaseException) -> set[str]:
+    """Return the names of the classes of an error and of what led to it."""
+    return {cls.__name__ for cause in _chain(error) for cls in type(cause).__mro__}
 
 
 def is_wordy(error: Exception) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rigging_transformers._source import LoadSpec
 
-__all__ = ["NO_CHARACTER", "Loaded", "as_ids", "wider"]
+__all__ = ["NO_CHARACTER", "Loaded", "as_ids", "no_decoder", "wider"]
 
 #: What a decoder writes where bytes make no character, or not yet.
 NO_CHARACTER: Final = "\ufffd"
@@ -188,6 +188,17 @@ class Loaded:
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+
+def no_decoder(config: Any, what: str = "") -> str:
+    """Return what is said of a model that does not continue a text.
+
+    Args:
+        config: The model's.
+        what: What it has instead; an encoder and a decoder if it is empty.
+    """
+    what = what or "an encoder for what it reads and a decoder for what it writes"
+    return f"a {config.model_type} model has {what}: it does not continue a text"
 
 
 def wider(count: int, first: int) -> int:

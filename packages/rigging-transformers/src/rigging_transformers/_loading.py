@@ -26,7 +26,7 @@ from rigging.error import (
 from rigging.local import drop_frames
 from rigging_transformers._adapter import add_adapter
 from rigging_transformers._load_errors import GGUF, explain, is_wordy, of_hub, reason_of
-from rigging_transformers._loaded import Loaded
+from rigging_transformers._loaded import Loaded, no_decoder
 from rigging_transformers._memory import (
     count_failures,
     free_memory,
@@ -35,6 +35,8 @@ from rigging_transformers._memory import (
 from rigging_transformers._source import PROVIDER
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rigging_transformers._source import LoadSpec, Source
 
 __all__ = ["load"]
@@ -44,8 +46,6 @@ _log: Final = logging.getLogger(__name__)
 # Of `model_kwargs`: what the hub is asked by, and what the tokenizer is loaded with, too.
 _HUB: Final = ("cache_dir", "force_download", "local_files_only", "proxies")
 _SHARED: Final = (*_HUB, "code_revision", "subfolder")
-# What a file is looked up by.
-_OF_FILES: Final = (*_HUB, "revision", "subfolder", "token")
 
 # What transformers says where weights could not be converted: the reason is in its log alone.
 _UNCONVERTED: Final = "automatic conversion of the weights"
@@ -139,7 +139,7 @@ def _is_multimodal(model: Any) -> bool:
 
 def _processor_template(spec: LoadSpec, source: Source) -> str | None:
     """Return the chat template from where older multimodal models keep it."""
-    hub = {name: value for name, value in _shared(spec, source).items() if name in _OF_FILES}
+    hub = _picked(spec, source, (*_HUB, "revision", "subfolder", "token"))
     try:
         path = transformers.utils.cached_file(source.name, "chat_template.json", **hub)
     except OSError:
@@ -157,27 +157,19 @@ def _load_model(spec: LoadSpec, source: Source) -> Any:
             raise torch.OutOfMemoryError(str(error)) from error
         raise
     if model.config.is_encoder_decoder:
-        raise _no_decoder(model, spec, "an encoder for what it reads and a decoder for the rest")
+        raise BadRequestError(no_decoder(model.config), provider=PROVIDER, model=spec.model)
     # An encoder of the kind that may be used as a decoder, too, if it was trained for it.
     is_encoder = getattr(model.config, "is_decoder", None) is False
     if is_encoder and type(model).__name__ not in (model.config.architectures or ()):
-        raise _no_decoder(model, spec, "only an encoder, which looks at a whole text at once")
+        said = no_decoder(model.config, "only an encoder, which looks at a whole text at once")
+        raise BadRequestError(said, provider=PROVIDER, model=spec.model)
     if source.adapter is not None:
         try:
-            hub = {"token": spec.token} if spec.token is not None else {}
-            hub |= {name: spec.model_kwargs[name] for name in _HUB if name in spec.model_kwargs}
-            add_adapter(model, source.adapter, spec, hub)
+            # The model's revision and subfolder are not the adapter's.
+            add_adapter(model, source.adapter, spec, _picked(spec, source, (*_HUB, "token")))
         except (ImportError, OSError) as error:
             raise explain(error, spec, f"the adapter {source.adapter!r}") from error
     return model
-
-
-def _no_decoder(model: Any, spec: LoadSpec, what: str) -> BadRequestError:
-    return BadRequestError(
-        f"a {model.config.model_type} model has {what}: it does not continue a text",
-        provider=PROVIDER,
-        model=spec.model,
-    )
 
 
 def _load_weights(spec: LoadSpec, source: Source) -> Any:
@@ -219,6 +211,11 @@ def _shared(spec: LoadSpec, source: Source) -> dict[str, Any]:
     }
     options |= {name: spec.model_kwargs[name] for name in _SHARED if name in spec.model_kwargs}
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _picked(spec: LoadSpec, source: Source, names: Collection[str]) -> dict[str, Any]:
+    """Return those of the shared options that a file is looked up by."""
+    return {name: value for name, value in _shared(spec, source).items() if name in names}
 
 
 def _model_options(spec: LoadSpec, source: Source) -> dict[str, Any]:

@@ -51,9 +51,11 @@ class Ticket(_Ticket[Answer]):
 
     def close(self) -> None:
         """Give up waiting, and abort what is not answered."""
-        if not self.is_closed and self.abort is not None:
-            self.abort()
+        is_open = not self.is_closed
+        # First, since the engine asks whether anybody waits once it is told to abort.
         super().close()
+        if is_open and self.abort is not None:
+            self.abort()
 
     def run_out(self) -> None:
         """Take a timeout for the answer, and abort the request."""
